@@ -1,0 +1,1 @@
+"""Networks: no data, no losses, no loops."""
