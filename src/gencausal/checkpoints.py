@@ -1,0 +1,52 @@
+"""Training states on disk: safetensors for tensors, JSON in their header for everything else. Nothing is pickled.
+
+A checkpoint holds what its run needs to continue as if it had never stopped: weights, averaged and best weights, optimiser
+moments, step, generator states and the hash of the configuration it belongs to.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+
+from gencausal.paths import write_whole
+
+
+def config_hash(config: dict) -> str:
+    """First 16 hex digits of SHA-256 of the configuration as sorted JSON."""
+    return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def tensor_hash(*tensors: torch.Tensor) -> str:
+    """First 16 hex digits of SHA-256 of the tensors' shapes, types and bytes; names data in a configuration."""
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        digest.update(f"{tuple(tensor.shape)}{tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def save_state(path: Path, tensors: dict[str, torch.Tensor], meta: dict) -> None:
+    """Write `tensors` and the JSON-able `meta` to `path`, whole or not at all."""
+    flat = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    write_whole(path, save(flat, metadata={"meta": json.dumps(meta)}))
+
+
+def load_state(path: Path, config: str, device: torch.device | str = "cpu") -> tuple[dict[str, torch.Tensor], dict] | None:
+    """Tensors and meta of `path`, or None where there is no file.
+
+    Raises ValueError, naming the file and the fix, if the file is damaged or belongs to another configuration than `config`.
+    """
+    if not path.exists():
+        return None
+    try:
+        with safe_open(path, framework="pt", device=str(device)) as file:
+            meta = json.loads(file.metadata()["meta"])
+            if meta["config"] == config:
+                return {name: file.get_tensor(name) for name in file.keys()}, meta
+    except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
+        raise ValueError(f"Checkpoint {path.name} is damaged ({type(error).__name__}); delete it to train again.") from error
+    raise ValueError(f"Checkpoint {path.name} belongs to another configuration ({meta['config']}, not {config}); delete it or name another file.")
