@@ -19,6 +19,7 @@ from importlib import metadata
 from pathlib import Path
 
 import pooch
+import requests
 
 from gencausal import paths
 from gencausal.checks import InputError, choice
@@ -166,11 +167,15 @@ def _download(entry: Entry, file: str) -> Path:
     if not entry.url:
         raise DataError(_absent(entry, file))
     url = f"{entry.url}/{file}"
+    hint = "try again" + f", or set GENCAUSAL_DATA to a mirror folder that holds {entry.mirror}/{file}" * bool(entry.mirror)
 
     def write(temporary: str) -> None:
-        pooch.HTTPDownloader(progressbar=sys.stderr.isatty(), timeout=30)(url, temporary, None)
+        try:
+            pooch.HTTPDownloader(progressbar=sys.stderr.isatty(), timeout=30)(url, temporary, None)
+        except requests.RequestException as error:
+            reason = type(error).__name__ if error.response is None else f"status {error.response.status_code}"
+            raise DataError(f"{entry.name}/{file} could not be downloaded from {url} ({reason}); {hint}.") from error
 
-    hint = f"try again, or set GENCAUSAL_DATA to a mirror folder that holds {entry.mirror}/{file}"
     return _into_cache(entry, file, write, f"{entry.name}/{file} from {url}", hint)
 
 
@@ -189,18 +194,13 @@ def _into_cache(entry: Entry, file: str, write: Callable[[str], None], what: str
         os.chmod(temporary, 0o644)
         os.replace(temporary, target)
     except OSError as error:
-        raise DataError(f"{what} could not be put into the cache ({_reason(error)}); {hint}, or GENCAUSAL_CACHE to a folder with space.") from error
+        reason = error.strerror or type(error).__name__
+        raise DataError(f"{entry.name}/{file} could not be written to the cache ({reason}); free some space or set GENCAUSAL_CACHE to another folder.") from error
     finally:
         if temporary:
             _verified.pop(Path(temporary), None)
             Path(temporary).unlink(missing_ok=True)
     return target
-
-
-def _reason(error: OSError) -> str:
-    """The error's own text on one short line."""
-    text = " ".join(str(error.strerror or error).split())
-    return text if len(text) <= 120 else text[:117] + "..."
 
 
 def _state(entry: Entry, file: str) -> tuple[str, str]:
@@ -230,7 +230,7 @@ def list_data() -> int:
     for entry in entries().values():
         size = sum(size for size, _ in entry.files.values()) / 2**20
         where = _count(_find(entry, file)[0] or "absent" for file in entry.files) or "generated"
-        rows.append((entry.name, str(len(entry.files)), f"{size:.1f}", where, entry.licence.split(":")[0], entry.title))
+        rows.append((entry.name, str(len(entry.files)), f"{size:.1f}", where, entry.licence.split(";")[0], entry.title))
     print(_columns(rows))
     return 0
 
@@ -286,7 +286,7 @@ def _get(entry: Entry, file: str) -> str:
     place = _find(entry, file)[0]
     if place != "mirror":
         return place
-    _into_cache(entry, file, lambda temporary: shutil.copyfile(path, temporary), f"{entry.name}/{file} from the mirror", "free some space")
+    _into_cache(entry, file, lambda temporary: shutil.copyfile(path, temporary), f"{entry.name}/{file} from the mirror", "try again")
     return "cache"
 
 
