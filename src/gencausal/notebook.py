@@ -12,15 +12,18 @@ import difflib
 import hashlib
 import json
 import re
+import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import jupytext
-import nbformat
 import yaml
 
 from gencausal import paths
 from gencausal.checks import InputError
+
+if TYPE_CHECKING:
+    from nbformat import NotebookNode
 
 PROFILES = ("smoke", "laptop", "full", "paper")
 SCALARS = (bool, int, float, str)
@@ -39,13 +42,17 @@ def source_path(name: str) -> Path:
     return path
 
 
-def read(name: str) -> nbformat.NotebookNode:
+def read(name: str) -> "NotebookNode":
     """Notebook `name` without outputs, cell ids `sha256(name/index/source)[:12]`, kernel `python3`."""
     return parse(source_path(name).read_text(encoding="utf-8"), name)
 
 
-def parse(text: str, name: str) -> nbformat.NotebookNode:
+def parse(text: str, name: str) -> "NotebookNode":
     """The NotebookNode of py:percent `text`; InputError if the header does not name the kernel `python3`."""
+    sys.modules.setdefault("rfc3987_syntax", None)  # an optional IRI checker that takes jsonschema seconds to compile; nbformat never uses it
+    import jupytext
+    import nbformat
+
     notebook = jupytext.reads(text, fmt="py:percent")
     if notebook.metadata.get("kernelspec", {}).get("name") != "python3":
         raise InputError(f"The header of notebooks/{name}.py does not name the kernel; write 'kernelspec' with 'name: python3' into it.")
@@ -56,7 +63,7 @@ def parse(text: str, name: str) -> nbformat.NotebookNode:
     return notebook
 
 
-def parameters(notebook: nbformat.NotebookNode, name: str) -> dict:
+def parameters(notebook: "NotebookNode", name: str) -> dict:
     """The defaults of the one cell tagged `parameters`, in order; InputError for anything but flat literals."""
     tagged = [c for c in notebook.cells if c.cell_type == "code" and "parameters" in c.metadata.get("tags", [])]
     if len(tagged) != 1:
@@ -90,10 +97,15 @@ def is_flat(value: object) -> bool:
     return type(value) in SCALARS
 
 
-def profile_parameters(name: str, profile: str) -> dict:
-    """What `config/<profile>.yaml` sets for notebook `name` (nothing for smoke); InputError if file or block is missing."""
+def check_profile(profile: str) -> None:
+    """InputError with the nearest name if there is no such profile."""
     if profile not in PROFILES:
         raise InputError(f"There is no profile '{profile}'{_nearest(profile, PROFILES)}; the profiles are {', '.join(PROFILES)}.")
+
+
+def profile_parameters(name: str, profile: str) -> dict:
+    """What `config/<profile>.yaml` sets for notebook `name` (nothing for smoke); InputError if file or block is missing."""
+    check_profile(profile)
     if profile == "smoke":
         return {}
     path = paths.root() / "config" / f"{profile}.yaml"
