@@ -1,0 +1,107 @@
+"""What the index page shows, computed from result rows, the ledger and run records: no number is typed here."""
+
+import math
+from collections.abc import Iterable
+
+import pandas as pd
+
+from gencausal import claims as ledger
+from gencausal import metrics, seeding
+from gencausal.report import layout
+
+# experiment, metric, heading: lower is better in both
+HEADLINES = (("iwdd.E0", "pehe_normalised", "Treatment effects: normalised PEHE, out of sample"),)
+METHODS = {
+    "iwdd": "one-step generator, shuffled law",
+    "iwdd_obs": "one-step generator, observed law",
+    "iwdd_ipw": "one-step generator, inverse propensity weights",
+    "iwdd_bernoulli": "one-step generator, Bernoulli treatment",
+    "teacher": "its teacher, the full diffusion sampler",
+    "teacher_ipw": "teacher with inverse propensity weights",
+    "dmd": "distilled with the KL divergence",
+    "as_released": "as the authors' code does it",
+    "zero": "no effect for anyone",
+    "naive_ate": "difference of the arm means",
+    "oracle_ate": "the true average effect for everyone",
+    "ridge_t": "ridge regression in each arm",
+    "hgb_t": "gradient boosting in each arm",
+    "bcf": "Bayesian causal forest",
+    "causal_forest": "causal forest",
+}
+REFERENCES = ("zero", "naive_ate", "oracle_ate")
+
+
+def missing(value) -> bool:
+    """Whether a table cell holds nothing."""
+    return value is None or (isinstance(value, float) and math.isnan(value)) or value == ""
+
+
+def measured(claim: ledger.Claim) -> str:
+    """In words, what the number beside the claim is: that of its first rule. Empty for a claim that is not run."""
+    rule = claim.rules[0]
+    if isinstance(rule, ledger.NotRun):
+        return ""
+    what = {
+        ledger.Difference: lambda: f"{rule.against} minus {rule.method}" if not ledger.METRICS[rule.metric] else f"{rule.method} minus {rule.against}",
+        ledger.Ratio: lambda: f"{rule.method} over {rule.against}",
+        ledger.Value: lambda: rule.method,
+    }[type(rule)]()
+    return f"{rule.metric} on {rule.dataset}, {what}"
+
+
+def counts(claims: Iterable[dict]) -> list[dict]:
+    """Per system: how many claims have each verdict, systems and verdicts in the study's order. Unknown verdicts count as not run."""
+    found: dict[str, dict[str, int]] = {}
+    for claim in claims:
+        row = found.setdefault(str(claim["system"]), dict.fromkeys(layout.VERDICTS, 0))
+        row[claim["verdict"] if claim["verdict"] in layout.VERDICTS else "not run"] += 1
+    order = [system for system in layout.SYSTEMS if system in found] + sorted(set(found) - set(layout.SYSTEMS))
+    return [{"system": system, "name": layout.SYSTEMS.get(system, system), "counts": found[system], "total": sum(found[system].values())} for system in order]
+
+
+def headline(rows: pd.DataFrame, experiment: str, metric: str) -> list[dict]:
+    """Per data set and method: mean over units of the seed average, its 95 % bootstrap interval over units, units and seeds; best first.
+
+    `rows` are tidy result rows. One unit alone has no interval, which the page then says.
+    """
+    chosen = rows[(rows["experiment"] == experiment) & (rows["metric"] == metric)]
+    table = []
+    for (dataset, method), group in chosen.groupby(["dataset", "method"]):
+        units = group.groupby("unit")["value"].mean().to_numpy()
+        low = high = math.nan
+        if len(units) > 1:
+            _, low, high, _ = metrics.bootstrap_mean(units, seeding.numpy_generator(0, "headline", experiment, metric))
+        found = {"dataset": dataset, "method": method, "label": METHODS.get(method, ""), "reference": method in REFERENCES}
+        table.append(found | {"mean": float(units.mean()), "low": low, "high": high, "units": len(units), "seeds": group["seed"].nunique()})
+    return sorted(table, key=lambda row: (row["dataset"], row["mean"]))
+
+
+def whiskers(table: list[dict], width: int = 160) -> list[dict]:
+    """Adds `bar`: (low, mean, high) in pixels of one axis from 0 to the largest bound within the row's data set."""
+    top: dict[str, float] = {}
+    for row in table:
+        top[row["dataset"]] = max(top.get(row["dataset"], 0.0), row["mean"], 0 if math.isnan(row["high"]) else row["high"])
+    for row in table:
+        scale = (width - 8) / (top[row["dataset"]] or 1.0)
+        row["bar"] = [round(4 + scale * (row["mean"] if math.isnan(bound) else bound), 1) for bound in (row["low"], row["mean"], row["high"])]
+    return table
+
+
+def beside_published(ours: list[dict], published: list[dict]) -> list[dict]:
+    """Each claim of the study's published report beside this run's: `place` is inside, outside, not run here or no published interval."""
+    here = {claim["claim"]: claim for claim in ours}
+    table = []
+    for claim in published:
+        rerun = here.get(claim["claim"], {})
+        value, low, high = rerun.get("ours"), claim["ci_low"], claim["ci_high"]
+        if missing(value) or rerun.get("verdict") == "not run":
+            place = "not run here"
+        elif missing(low) or missing(high):
+            place = "no published interval"
+        else:
+            place = "inside the published interval" if float(low) <= float(value) <= float(high) else "outside the published interval"
+        now = rerun.get("verdict", "not run")
+        row = {"claim": claim["claim"], "statement": claim["statement"], "place": place, "verdict": now, "published_verdict": claim["verdict"]}
+        row |= {f"published_{name}": claim[name] for name in ("ours", "ci_low", "ci_high", "n_units", "n_seeds")}
+        table.append(row | {name: rerun.get(name) for name in ("ours", "ci_low", "ci_high", "n_units", "n_seeds")})
+    return table

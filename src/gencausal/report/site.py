@@ -1,0 +1,288 @@
+"""A folder of pages from what one profile left under build/: read, render, put beside the old folder, swap."""
+
+import json
+import os
+import re
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import nbformat
+import pandas as pd
+
+from gencausal import claims, notebook, paths
+from gencausal.report import clean, drawing, layout, overview, pages
+
+MODULES = {  # notebook: what it leans on and what guards it (STYLE.md)
+    "00_overview": (("claims", "data/registry"), ("claims", "registry")),
+    "01_diffusion_pretraining": (("diffusion", "sampling", "training"), ("diffusion", "sampling", "training")),
+    "02_score_distillation": (("distillation", "estimators"), ("distillation", "estimators")),
+    "03_counterfactual_images": (("guidance", "counterfactual", "scm"), ("guidance", "counterfactual", "scm")),
+    "04_variational_causal_inference": (("vci",), ("vci",)),
+    "05_cond_fip": (("cond_fip",), ("cond_fip",)),
+    "06_claims": (("claims", "report"), ("claims", "report")),
+}
+
+
+@dataclass
+class Study:
+    """All that the pages of one profile show: notebooks in reading order, their pages, run records, claims and rows."""
+
+    profile: str
+    notebooks: list[str]
+    pages: dict[str, pages.Page]
+    records: dict[str, dict]
+    claims: list[dict]
+    rows: pd.DataFrame
+    tables: dict[str, bytes]
+
+    def state(self, name: str) -> str:
+        """`completed` only where an accepted notebook and a record that agrees are there; what was not run is never that."""
+        page, record = self.pages.get(name), self.records.get(name, {})
+        if record.get("status") == "failed":
+            return "failed"
+        if page is None:
+            return "not run"
+        return "completed" if page.accepted and record.get("status") == "completed" else "failed" if page.cells.get("failed") else "incomplete"
+
+
+def _records(table: pd.DataFrame) -> list[dict]:
+    return table.astype(object).where(table.notna(), None).to_dict("records")
+
+
+def _claims(profile: str, found: dict[str, pages.Page]) -> list[dict]:
+    """The ledger judged from the rows, measured claims first; `note` says why, `measured` what the number is."""
+    judged, rows = {row["claim"]: row for row in _records(claims.evaluate(profile))}, []
+    for claim in claims.ledger():
+        shown = [page.claims[claim.key][1] for page in found.values() if claim.key in page.claims]
+        rows.append(judged[claim.key] | {"note": claim.reason or next(iter(shown), ""), "measured": overview.measured(claim)})
+    return sorted(rows, key=lambda row: row["verdict"] == "not run")
+
+
+def read(profile: str) -> Study:
+    """What `build/<profile>/` holds. ValueError for an unknown profile, FileNotFoundError before the first run."""
+    if profile not in layout.PROFILES:
+        raise ValueError(f"There is no profile {profile!r}; the profiles are {', '.join(layout.PROFILES)}.")
+    folder = paths.build(profile)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"Profile {profile} has not been run yet, so there is nothing to report: run `make reports PROFILE={profile}` first.")
+    exporter, found, records = pages.ReportExporter(), {}, {}
+    executed = {path.stem: path for path in sorted((folder / "notebooks").glob("[0-9][0-9]_*.ipynb"))}
+    names = sorted(set(notebook.names()) | set(executed))
+    for name in names:
+        if name in executed:
+            found[name] = exporter.page(nbformat.read(executed[name], as_version=4), name)
+        record = folder / "provenance" / f"{name}.json"
+        if record.is_file():
+            records[name] = clean.every_text(json.loads(record.read_text(encoding="utf-8")))
+    judged = _claims(profile, found)
+    tables = {path.name: path.read_bytes() for path in sorted((folder / "results").glob("*.csv"))}
+    return Study(profile, names, found, records, judged, claims.read(profile), tables)
+
+
+def relative(target: Path, folder: Path) -> str:
+    """`target` as seen from a page in `folder`; empty where it is not there or either lies outside the study."""
+    root = paths.root().resolve()
+    target, folder = target.resolve(), folder.resolve()
+    if not target.exists() or root not in folder.parents or root not in target.parents:
+        return ""
+    return Path(os.path.relpath(target, folder)).as_posix()
+
+
+def _behind(name: str, folder: Path) -> list[tuple[str, list[tuple[str, str]]]]:
+    modules, tests = MODULES.get(name, ((), ()))
+    root, groups = paths.root(), []
+    sources = [("notebook", [root / "notebooks" / f"{name}.py"])]
+    for label, places in (
+        ("module", [(root / f"src/gencausal/{module}.py", root / f"src/gencausal/{module}/__init__.py") for module in modules]),
+        ("test", [(root / f"tests/test_{test}.py",) for test in tests]),
+    ):
+        sources.append((label, [next((place for place in choice if place.exists()), choice[0]) for choice in places]))
+    for label, files in sources:
+        there = [(file.relative_to(root).as_posix(), relative(file, folder)) for file in files if file.exists()]
+        if there:
+            groups.append((label, there))
+    return groups
+
+
+def _mend_links(html: str, name: str, study: Study, folder: Path) -> str:
+    """Links of the notebook's text: to other notebooks become links to pages, to files of the study stay right from `folder`, others lose their link."""
+
+    def mended(match: re.Match) -> str:
+        address, _, anchor = match[1].partition("#")
+        if not address or re.match(r"[a-z]+:", address):
+            return match[0]
+        page = re.fullmatch(r"(?:\./|\.\./notebooks/)?([0-9]{2}_\w+)\.(?:ipynb|py|html)", address)
+        if page:
+            target = f"{page[1]}.html" if page[1] in study.pages else ""
+        else:
+            target = relative(paths.root() / "notebooks" / address, folder)
+        return f'<a href="{target}{"#" + anchor if anchor else ""}"' if target else "<a"
+
+    return re.sub(r'<a href="([^"]*)"', mended, html)
+
+
+def _facts(record: dict) -> tuple[list, list]:
+    """What a record says, as terms and values, and as folded listings."""
+    commit = record.get("commit")
+    terms = {
+        "Commit": f"{str(commit)[:12]}{' with uncommitted changes' if record.get('dirty') else ''}" if commit else None,
+        "Profile": record.get("profile"),
+        "Seeds": ", ".join(map(str, record.get("seeds") or [])),
+        "Device": record.get("device"),
+        "Threads": record.get("threads"),
+        "CPU": record.get("cpu_capability"),
+        "Platform": record.get("platform"),
+        "Python": record.get("python"),
+        "torch": record.get("torch"),
+        "Started": record.get("started"),
+        "Wall time": layout.duration(record.get("wall_seconds")) if record.get("wall_seconds") is not None else None,
+        "CPU time": layout.duration(record.get("cpu_seconds")) if record.get("cpu_seconds") is not None else None,
+        "Peak memory": f"{record['peak_memory_mib']:.0f} MiB" if record.get("peak_memory_mib") is not None else None,
+        "Run": record.get("run_id"),
+    }
+    listings = [
+        ("Parameters", record.get("parameters")),
+        ("Data, sha256", record.get("data")),
+        ("Modules, sha256", record.get("modules")),
+        ("Package versions", record.get("versions")),
+    ]
+    hashes = {"notebook": record.get("source_sha256"), "lock": record.get("lock_sha256")}
+    listings.append(("Notebook and lock, sha256", {name: value for name, value in hashes.items() if value}))
+    shown = [(summary, [(key, value if isinstance(value, str) else json.dumps(value)) for key, value in pairs.items()]) for summary, pairs in listings if pairs]
+    return [(term, value) for term, value in terms.items() if value not in (None, "")], shown
+
+
+def _card(study: Study, name: str) -> dict:
+    record, page = study.records.get(name, {}), study.pages.get(name)
+    return {
+        "name": name,
+        "state": study.state(name),
+        "href": f"{name}.html" if page else "",
+        "cells": page.cells if page else record.get("cells", {}),
+        "seeds": ", ".join(map(str, record.get("seeds") or [])) or "–",
+        "time": layout.duration(record.get("wall_seconds")),
+        "memory": f"{record['peak_memory_mib']:.0f} MiB" if record.get("peak_memory_mib") is not None else "–",
+        "csv": f"results/{name}.csv" if f"{name}.csv" in study.tables else "",
+    }
+
+
+def _page_html(study: Study, name: str, folder: Path) -> str:
+    page = study.pages[name]
+    shown = [other for other in study.notebooks if other in study.pages]
+    place = shown.index(name)
+    facts, listings = _facts(study.records.get(name, {}))
+    return layout.render(
+        "page.html.j2",
+        name=name,
+        profile=study.profile,
+        meaning=layout.PROFILES[study.profile],
+        state=study.state(name),
+        title=page.title,
+        plain_title=layout.Markup(page.title).striptags(),
+        contents=page.contents,
+        body=_mend_links(page.body, name, study, folder),
+        cells=page.cells,
+        links=_behind(name, folder),
+        notebooks=[_card(study, other) for other in study.notebooks],
+        previous=_card(study, shown[place - 1]) if place else None,
+        next=_card(study, shown[place + 1]) if place + 1 < len(shown) else None,
+        facts=facts,
+        listings=listings,
+    )
+
+
+def _with_links(claim: dict, study: Study) -> dict:
+    """The claim with links to the cell that shows it and to its rows, each only where the target is there."""
+    source = claim["notebook"]
+    homes = [source, *study.notebooks] if source in study.pages else study.notebooks
+    home = next((name for name in homes if name in study.pages and claim["claim"] in study.pages[name].claims), None)
+    cell = f"{home}.html#cell-id={study.pages[home].claims[claim['claim']][0]}" if home else ""
+    return claim | {"cell_href": cell, "csv_href": f"results/{source}.csv" if f"{source}.csv" in study.tables else ""}
+
+
+def _anchor(experiment: str, metric: str) -> str:
+    return f"rows-{experiment}-{metric}".replace(".", "-")
+
+
+def published_claims() -> list[dict]:
+    """The claims table of the committed report, empty before the first one."""
+    table = claims.read_claims(None)
+    return [] if table is None else _records(table)
+
+
+def _index_html(study: Study, published: list[dict]) -> str:
+    cards = [_card(study, name) for name in study.notebooks]
+    headlines = []
+    for experiment, metric, heading in overview.HEADLINES:
+        rows = overview.whiskers(overview.headline(study.rows, experiment, metric))
+        if rows:
+            headlines.append({"anchor": _anchor(experiment, metric), "heading": heading, "experiment": experiment, "metric": metric, "rows": rows})
+    together = [record for record in study.records.values()]
+    commits = sorted({str(record.get("commit"))[:12] + (" with uncommitted changes" if record.get("dirty") else "") for record in together})
+    seconds = [record["wall_seconds"] for record in together if record.get("wall_seconds") is not None]
+    facts = [
+        ("Profile", study.profile),
+        ("Commit", ", ".join(commits) or "–"),
+        ("Notebooks run", f"{sum(card['state'] == 'completed' for card in cards)} of {len(cards)}"),
+        ("Wall time, all notebooks", layout.duration(sum(seconds)) if seconds else "–"),
+    ]
+    facts += [(term, ", ".join(sorted({str(record[key]) for record in together if record.get(key)}))) for term, key in (("Device", "device"), ("torch", "torch"), ("Python", "python"), ("Platform", "platform")) if any(record.get(key) for record in together)]
+    return layout.render(
+        "overview.html.j2",
+        profile=study.profile,
+        meaning=layout.PROFILES[study.profile],
+        notebooks=cards,
+        unfinished=[f"{card['name']}: {card['state']}" for card in cards if card["state"] != "completed"],
+        verdicts=overview.counts(study.claims),
+        looks=list(layout.VERDICTS.values()),
+        claims=[_with_links(claim, study) for claim in study.claims],
+        claims_csv="claims.csv" in study.tables,
+        headlines=headlines,
+        rerun=overview.beside_published(study.claims, published) if published else [],
+        published_profile=next((claim["profile"] for claim in published if claim.get("profile")), "full"),
+        graph=drawing.graph(cards),
+        facts=facts,
+    )
+
+
+def files(study: Study, target: Path, published: list[dict]) -> dict[str, bytes]:
+    """Name to content of every file of the reports, with links that are right from `target`."""
+    files: dict[str, str | bytes] = {f"{name}.html": _page_html(study, name, target) for name in study.pages}
+    files["index.html"] = _index_html(study, published)
+    files |= {f"results/{name}": content for name, content in study.tables.items()}
+    commits = {record.get("commit") for record in study.records.values()}
+    summary = {"commit": commits.pop() if len(commits) == 1 else None, "profile": study.profile, "notebooks": study.records}
+    files["provenance.json"] = json.dumps(summary, indent=1, sort_keys=True) + "\n"
+    return {name: content.encode() if isinstance(content, str) else content for name, content in files.items()}
+
+
+def write(files: dict[str, bytes], target: Path) -> Path:
+    """The whole folder `target`, or the old one untouched; returns its index.html."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    fresh = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}-"))
+    try:
+        for name, content in files.items():
+            paths.write_whole(fresh / name, content)
+        fresh.chmod(0o755)
+        _swap(fresh, target)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+    return target / "index.html"
+
+
+def _swap(fresh: Path, target: Path) -> None:
+    """`fresh` takes the place of `target`; where that fails the old folder comes back."""
+    if not target.exists():
+        fresh.rename(target)
+        return
+    old = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}-old-"))
+    target.rename(old / "kept")
+    try:
+        fresh.rename(target)
+    except OSError:
+        (old / "kept").rename(target)
+        raise
+    finally:
+        shutil.rmtree(old, ignore_errors=True)
