@@ -7,7 +7,7 @@ from gencausal import notebook, paths
 from gencausal.claims.bundle import number
 from gencausal.claims.ledger import ledger
 from gencausal.claims.rows import read, results_folder
-from gencausal.claims.verdicts import GREEN, VERDICTS, verdict
+from gencausal.claims.verdicts import GREEN, VERDICTS, judge, verdict
 
 CLAIM_COLUMNS = ["claim", "system", "statement", "source", "published", "published_status", "ours", "ci_low", "ci_high",
                  "n_units", "n_seeds", "verdict", "profile", "notebook", "cell"]
@@ -30,6 +30,22 @@ def evaluate(profile: str) -> pd.DataFrame:
     made = pd.DataFrame(table, columns=CLAIM_COLUMNS)
     paths.write_whole(results_folder(profile) / "claims.csv", made.to_csv(index=False, lineterminator="\n"))
     return made
+
+
+def parts(profile: str) -> pd.DataFrame:
+    """Every rule of every claim that is run, judged from the accepted rows of `profile`: columns claim, kind (difference, ratio, value),
+    label, ours, ci_low, ci_high, n_units, n_seeds, verdict, note. A claim with two rules has two lines."""
+    rows, table = read(profile), []
+    for claim in ledger():
+        if not claim.runs:
+            continue
+        for rule in claim.rules:
+            made = judge(rule, rows, claim.published)
+            against = f" against {rule.against}" if hasattr(rule, "against") else ""
+            table.append({"claim": claim.key, "kind": type(rule).__name__.lower(), "label": f"{claim.key}\n{rule.method}{against}\n{rule.metric}",
+                          "ours": made.ours, "ci_low": made.ci_low, "ci_high": made.ci_high, "n_units": made.n_units, "n_seeds": made.n_seeds,
+                          "verdict": made.verdict, "note": made.note})
+    return pd.DataFrame(table, columns=["claim", "kind", "label", "ours", "ci_low", "ci_high", "n_units", "n_seeds", "verdict", "note"])
 
 
 def read_claims(profile: str | None) -> pd.DataFrame | None:
