@@ -185,16 +185,20 @@ def _execute(plan: notebook.Plan, target: Path):
             cwd=str(paths.root()), start_timeout=60, autosave_cell_every=10, coalesce_streams=True, config=Config({"KernelManager": {"transport_encryption": "auto"}}))
     except papermill.PapermillExecutionError as raised:
         error = raised
-    except Exception as raised:  # a dead kernel, a timeout: papermill marks the cell it was in as completed
+    except Exception as raised:  # a dead kernel, a timeout: papermill then marks every cell as completed
         error = raised
         if not target.is_file():
             raise RunError(f"{plan.name} did not start: {type(raised).__name__}: {raised}", target) from raised
     made = nbformat.read(target, as_version=4)
     made.cells = [cell for cell in made.cells if "papermill-error-cell-tag" not in cell.metadata.get("tags", [])]
     if error is not None and not isinstance(error, papermill.PapermillExecutionError):
-        last = [c for c in made.cells if c.cell_type == "code" and _state(c) != "pending"]
-        if last:
-            last[-1].metadata.papermill.status = "failed"
+        code = [cell for cell in made.cells if cell.cell_type == "code"]
+        begun = [cell for cell in code if cell.metadata.papermill.get("start_time")]
+        for cell in code:
+            if cell not in begun:
+                cell.metadata.papermill.status = "pending"
+        if begun:
+            begun[-1].metadata.papermill.status = "failed"
     return made, error
 
 
