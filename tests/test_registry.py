@@ -226,14 +226,15 @@ def test_package_of_another_version(register, package, content, state, monkeypat
         registry.fetch("demo", FILE)
 
 
-def test_package_without_the_file_or_absent(register, package, monkeypatch):
+def test_package_without_the_file(register, package, monkeypatch):
     register(**SHIPPED)
     monkeypatch.setattr("importlib.metadata.version", lambda name: "0.9")
     with pytest.raises(DataError, match=r"was not found: demo_package 0\.9 is installed and 1\.0 ships the file; install demo_package==1\.0\.$"):
         registry.fetch("demo", FILE)
-    monkeypatch.undo()
-    register_absent = dataclasses.replace(Entry("demo", "", "", "", "", {FILE: (1, "")}), package="no_such_package", version="1.0", folder="no_such_package")
-    monkeypatch.setattr(registry, "entries", lambda: {"demo": register_absent})
+
+
+def test_package_that_is_not_installed(register):
+    register(package="no_such_package", version="1.0", folder="no_such_package")
     with pytest.raises(DataError, match=r"was not found: no_such_package is not installed and 1\.0 ships the file; install no_such_package==1\.0\.$"):
         registry.fetch("demo", FILE)
 
