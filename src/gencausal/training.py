@@ -98,7 +98,7 @@ def fit(players: dict[str, Player], rounds: int, generators: list[torch.Generato
     if checkpoint is not None and (found := load_state(checkpoint, key, next(players[next(iter(players))].module.parameters()).device)):
         run.restore(*found)
         before = found[1]["seconds"]
-    saved = time.monotonic()
+    complete, saved = run.finished, time.monotonic()
     bar = tqdm(total=rounds, initial=run.round, desc=label, disable=None, leave=False)
     while run.round < rounds and not run.finished:
         terms = {}
@@ -118,7 +118,7 @@ def fit(players: dict[str, Player], rounds: int, generators: list[torch.Generato
             save_state(checkpoint, *run.state(key, before + time.monotonic() - started))
             saved = time.monotonic()
     bar.close()
-    if not run.finished:
+    if not complete:
         run.finished = True
         before += time.monotonic() - started
         if checkpoint is not None:

@@ -93,16 +93,14 @@ class OutcomeNetwork(nn.Module):
         return self.encode(x).gather(2, index).squeeze(2)
 
     def decode(self, u: torch.Tensor, c_noise: torch.Tensor, e: torch.Tensor) -> torch.Tensor:
-        """F for scaled outcomes `u [S, B, M]` at `c_noise` (same shape or one that broadcasts to it) and embeddings `e [S, B, h]` -> [S, B, M]."""
+        """F for scaled outcomes `u [S, B, M]` under embeddings `e [S, B, h]` -> [S, B, M]. `c_noise` is three-dimensional and broadcasts to u;
+        a level shared by draws or units is embedded once."""
         S, B, M = u.shape
-        n = self.noise(c_noise)
-        shared = n.shape[:3] == (1, 1, 1)
-        n = n.reshape(1, 1, -1).expand(S, 1, -1) if shared else n.expand(S, B, M, -1).reshape(S, B * M, -1)
-        per_row = (S, 1, 1) if shared else (S, B, M)
-        a, b = (self.noise_coefficients(n)[..., i].view(per_row) for i in (0, 1))
+        n = self.noise(c_noise.expand(S, -1, -1))
+        rows, n = n.shape[1:3], n.flatten(1, 2)
+        a, b = (self.noise_coefficients(n)[..., i].unflatten(1, rows) for i in (0, 1))
         weight, bias = self.from_noise.weight, self.from_noise.bias
-        from_noise = torch.baddbmm(bias, n, weight[:, :-1]).view(*per_row, -1)
-        h = from_noise + u[..., None] * weight[:, None, -1:] + self.from_embedding(e)[:, :, None]
-        h = silu(h.view(S, B * M, -1))
+        h = self.from_embedding(e)[:, :, None] + torch.baddbmm(bias, n, weight[:, :-1]).unflatten(1, rows)
+        h = silu(torch.addcmul(h, u[..., None], weight[:, None, -1:])).reshape(S, B * M, -1)
         h = h + silu(self.hidden(h))
         return a * self.to_mean(e) + b * u + self.out(h).view(S, B, M)

@@ -1,0 +1,270 @@
+r"""Outcome models of many data sets at once: scale the tables, train the teachers, distil the generators, draw.
+
+One stacked network holds one slice a data set. Outcomes are standardised by the mean and sd of the factual outcomes of the
+fit rows and divided by 2, so that their sd is sigma_data = 0.5; covariates are standardised by the fit rows and clipped at
++-`CLIP`. Validation rows choose the stopping round by the held-out factual CRPS. Test rows enter nothing here.
+
+`Eq. teacher`: min over phi of the EDM loss (Eq. 8, Karras et al. 2022) on factual (x, z, y) + gate_penalty sum |g|.
+"""
+
+import copy
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from gencausal import checks, metrics
+from gencausal.checkpoints import config_hash, tensor_hash
+from gencausal.data.table import CausalTable
+from gencausal.diffusion import SIGMA_DATA, Denoiser, edm_loss, noise_levels
+from gencausal.distillation import dmd_loss, draw_pairs, generate, log_inverse_propensity, sid_loss
+from gencausal.nn.mlp import OutcomeNetwork
+from gencausal.sampling import SAMPLERS, stratified_normal
+from gencausal.schedules import SIGMA_MAX, karras_sigmas, sid_sigma
+from gencausal.seeding import derive, generator as make_generator, stacked
+from gencausal.training import Player, Trained, fit
+
+CLIP = 6.0
+
+
+@dataclass(frozen=True)
+class TeacherConfig:
+    """Everything that decides a teacher."""
+
+    width: int = 200  # trunk width
+    depth: int = 3  # trunk layers
+    embedding: int = 128  # width of one arm's embedding
+    decoder: int = 64  # width of the light decoder
+    gate: float = 0.5  # initial feature gate
+    gate_penalty: float = 0.005  # L1 penalty on the gates
+    rounds: int = 3000  # optimiser steps
+    batch: int = 256  # units a step
+    levels: int = 4  # noise levels a unit and step, the first at sigma_max
+    lr: float = 3e-3  # peak learning rate
+    weight_decay: float = 0.1  # AdamW, not on the gates
+    log_sigma_mean: float = -1.2  # training noise levels, ln sigma ~ N(mean, sd^2)
+    log_sigma_sd: float = 1.2
+    average: float = 0.995  # decay of the averaged weights
+    score_every: int = 250  # rounds between held-out scores
+    patience: int = 8  # scores without gain before stopping
+
+
+@dataclass(frozen=True)
+class DistillationConfig:
+    """Everything that decides a generator, given its teacher."""
+
+    law: str = "shuffle"  # law of the pairs (x, z)
+    divergence: str = "sid"  # sid (Fisher) or dmd (KL)
+    alpha: float = 0.5  # coefficient of the SiD loss
+    trainable: str = "all"  # all, or decoder: the embeddings of generator and fake stay the teacher's
+    sigma_init: float = 2.5  # noise level the generator starts from
+    t_max: float = 0.8  # largest time of the distillation levels
+    rounds: int = 1500
+    batch: int = 256  # pairs a step
+    draws: int = 4  # draws a pair
+    generator_lr: float = 1e-4
+    fake_lr: float = 5e-4
+    fake_updates: int = 2  # steps of the fake score for one of the generator
+    beta1: float = 0.0  # Adam's first decay, both players
+    weight_decay: float = 1e-6
+    average: float = 0.99
+    score_every: int = 100
+    patience: int = 1000
+    probability: float = 0.5  # of arm 1, law bernoulli
+    clip: float = 0.05  # propensities of law ipw are clipped to [clip, 1 - clip]
+
+
+@dataclass(frozen=True, eq=False)
+class Outcomes:
+    """S data sets, scaled and on the device. Rows are those of the training part only.
+
+    x [S, n, d] standardised; z [S, n] arms; y [S, n] on the model scale; fit [S, n_fit], held [S, n_held] row numbers;
+    x_center, x_scale [S, d]; y_center, y_scale [S] with outcome = y_center + y_scale y; units: names of the slices; arms: K.
+    """
+
+    x: torch.Tensor
+    z: torch.Tensor
+    y: torch.Tensor
+    fit: torch.Tensor
+    held: torch.Tensor
+    x_center: torch.Tensor
+    x_scale: torch.Tensor
+    y_center: torch.Tensor
+    y_scale: torch.Tensor
+    units: tuple[str, ...]
+    arms: int
+
+    @property
+    def device(self) -> torch.device:
+        return self.x.device
+
+    def standardise(self, x: torch.Tensor) -> torch.Tensor:
+        """Covariates [S, N, d] or [N, d] of any rows on the networks' scale, [S, N, d]."""
+        return ((x - self.x_center[:, None]) / self.x_scale[:, None]).clamp(-CLIP, CLIP).float()
+
+    def generators(self, seed: int, use: str) -> list[torch.Generator]:
+        """One random stream a data set for `use`, the same whatever else is in the stack."""
+        return [make_generator(seed, use, unit, device=self.device) for unit in self.units]
+
+    def signature(self) -> str:
+        """Hash of the data, for configurations."""
+        return tensor_hash(self.x, self.z, self.y, self.fit, self.held)
+
+
+def prepare(x: np.ndarray, t: np.ndarray, y: np.ndarray, fit: np.ndarray, held: np.ndarray, units: list[str], device: torch.device | str = "cpu") -> Outcomes:
+    """Scale S data sets by their fit rows: x [S, n, d], t [S, n], y [S, n], fit [S, n_fit], held [S, n_held]."""
+    rows = np.take_along_axis(x, fit[:, :, None], 1)
+    center, scale = rows.mean(1), rows.std(1)
+    scale[scale == 0] = 1.0
+    factual = np.take_along_axis(y, fit, 1)
+    y_center, y_scale = factual.mean(1), factual.std(1) / SIGMA_DATA
+    if (y_scale == 0).any():
+        raise checks.InputError("Y is constant on the rows used for fitting; an outcome without variation has no effect to estimate.")
+    tensor = lambda a, dtype: torch.as_tensor(a, dtype=dtype, device=device)  # noqa: E731
+    empty = tensor(np.zeros((len(x), 0, x.shape[2])), torch.float32)
+    data = Outcomes(empty, tensor(t, torch.long), tensor((y - y_center[:, None]) / y_scale[:, None], torch.float32), tensor(fit, torch.long), tensor(held, torch.long),
+                    tensor(center, torch.float64), tensor(scale, torch.float64), tensor(y_center, torch.float64), tensor(y_scale, torch.float64), tuple(units), int(t.max()) + 1)
+    object.__setattr__(data, "x", data.standardise(tensor(x, torch.float64)))
+    return data
+
+
+def prepare_tables(tables: list[CausalTable], seed: int, device: torch.device | str = "cpu") -> Outcomes:
+    """The training rows of `tables` (all of one size), a tenth of them held out with `seed`."""
+    splits = [table.validation(seed) for table in tables]
+    rows = tables[0].train
+    position = np.full(rows.max() + 1, -1)
+    position[rows] = np.arange(len(rows))
+    return prepare(np.stack([t.x[rows] for t in tables]), np.stack([t.t[rows] for t in tables]), np.stack([t.y[rows] for t in tables]),
+                   np.stack([position[s[0]] for s in splits]), np.stack([position[s[1]] for s in splits]), [f"{t.name}/{t.unit}" for t in tables], device)
+
+
+def _rows(values: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+    """`values [S, n, ...]` at `index [S, B]` -> [S, B, ...]."""
+    return values[torch.arange(len(values), device=values.device)[:, None], index]
+
+
+def train_teacher(data: Outcomes, config: TeacherConfig, seed: int, folder: Path | None = None) -> Trained:
+    """Teachers of every slice (Eq. teacher), their weights averaged and chosen by held-out factual CRPS; checkpoints in `folder`."""
+    denoiser = Denoiser(OutcomeNetwork(len(data.units), data.x.shape[2], data.arms, make_generator(derive(seed, "init"), device=data.device), config.width,
+                                       config.depth, config.embedding, config.decoder, config.gate)).to(data.device)
+    streams = data.generators(seed, "teacher")
+    x, z, y = (_rows(v, data.fit) for v in (data.x, data.z, data.y))
+
+    def loss() -> dict[str, torch.Tensor]:
+        row = torch.stack([torch.randint(x.shape[1], (config.batch,), generator=g, device=g.device) for g in streams])
+        normal, eps = stacked(torch.randn, streams, 2, config.batch, config.levels).unbind(1)
+        e = denoiser.embed(_rows(x, row), _rows(z, row))
+        sigma = noise_levels(normal, config.log_sigma_mean, config.log_sigma_sd)
+        return {"edm": edm_loss(denoiser, _rows(y, row)[:, :, None], e, sigma, eps), "gates": config.gate_penalty * denoiser.network.gates.penalty()}
+
+    player = Player(denoiser, loss, config.lr, weight_decay=config.weight_decay, undecayed=("gates.gate",), average=config.average)
+    identity = {"kind": "teacher", "data": data.signature(), "seed": seed} | asdict(config)
+    return fit({"teacher": player}, config.rounds, streams, config=identity, seed=seed, score=lambda m: held_out_crps(data, m["teacher"], teacher_draws),
+               score_every=config.score_every, patience=config.patience, checkpoint=_file(folder, "teacher", identity), label="teacher")
+
+
+def distil(teacher: Denoiser, data: Outcomes, config: DistillationConfig, seed: int, folder: Path | None = None) -> Trained:
+    """One-step generators of every slice, distilled from `teacher` under `config.law` without any outcome.
+
+    The averaged generator is chosen by held-out factual CRPS; the teacher's parameters are left as they are.
+    """
+    checks.choice(config.divergence, "divergence", ("sid", "dmd"))
+    checks.choice(config.trainable, "trainable", ("all", "decoder"))
+    streams = data.generators(seed, f"distil-{config.law}")
+    student, fake = copy.deepcopy(teacher).requires_grad_(True), copy.deepcopy(teacher).requires_grad_(True)
+    if config.trainable == "decoder":
+        for module in (student, fake):
+            for part in (module.network.gates, module.network.trunk, module.network.heads):
+                part.requires_grad_(False)
+    x, z = _rows(data.x, data.fit), _rows(data.z, data.fit)
+    log_weight = log_inverse_propensity(z, _rows(estimated_propensity(data), data.fit), config.clip) if config.law == "ipw" else None
+    with torch.no_grad():
+        embedded = teacher.network.encode(x)
+
+    def teacher_embedding(pairs) -> torch.Tensor:
+        return embedded[torch.arange(len(x), device=x.device)[:, None], pairs.row, pairs.z]
+
+    def embedding(module: Denoiser, pairs) -> torch.Tensor:
+        return teacher_embedding(pairs) if config.trainable == "decoder" else module.embed(_rows(x, pairs.row), pairs.z)
+
+    def pairs_and_noise():
+        pairs = draw_pairs(config.law, z, config.batch, streams, log_weight=log_weight, probability=config.probability)
+        return pairs, stacked(torch.randn, streams, 2, config.batch, config.draws).unbind(1)
+
+    def generator_loss() -> dict[str, torch.Tensor]:
+        pairs, (eps, eps_score) = pairs_and_noise()
+        sigma = sid_sigma(config.t_max * stacked(torch.rand, streams, config.batch, 1))
+        y = generate(student, eps, embedding(student, pairs), config.sigma_init)
+        with torch.no_grad():
+            e_fake = embedding(fake, pairs)
+        noisy = y + sigma * eps_score
+        if config.divergence == "sid":
+            return {"sid": sid_loss(y, teacher(noisy, sigma, teacher_embedding(pairs)), fake(noisy, sigma, e_fake), config.alpha, pairs.log_w)}
+        with torch.no_grad():
+            d_teacher, d_fake = teacher(noisy, sigma, teacher_embedding(pairs)), fake(noisy, sigma, e_fake)
+        return {"dmd": dmd_loss(y, d_teacher, d_fake, pairs.log_w)}
+
+    def fake_loss() -> dict[str, torch.Tensor]:
+        pairs, (eps, eps_score) = pairs_and_noise()
+        normal = stacked(torch.randn, streams, config.batch, config.draws)
+        with torch.no_grad():
+            y = generate(student, eps, embedding(student, pairs), config.sigma_init)
+        return {"edm": edm_loss(fake, y, embedding(fake, pairs), noise_levels(normal, -1.2, 1.2), eps_score)}
+
+    shared = dict(betas=(config.beta1, 0.999), weight_decay=config.weight_decay, average=config.average)
+    players = {"generator": Player(student, generator_loss, config.generator_lr, **shared), "fake": Player(fake, fake_loss, config.fake_lr, updates=config.fake_updates, **shared)}
+    identity = {"kind": "generator", "data": data.signature(), "teacher": tensor_hash(*teacher.parameters()), "seed": seed} | asdict(config)
+    return fit(players, config.rounds, streams, config=identity, seed=seed, score=lambda m: held_out_crps(data, m["generator"], generator_draws(config.sigma_init)),
+               score_every=config.score_every, patience=config.patience, checkpoint=_file(folder, f"generator-{config.divergence}-{config.law}", identity), label=f"distillation ({config.divergence}, {config.law})")
+
+
+def _file(folder: Path | None, label: str, identity: dict) -> Path | None:
+    return None if folder is None else folder / f"{label}-{config_hash(identity)}.safetensors"
+
+
+def estimated_propensity(data: Outcomes) -> torch.Tensor:
+    """e(x) of every training row, [S, n], by logistic regression cross-fitted in five folds."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import StratifiedKFold, cross_val_predict
+
+    folds = StratifiedKFold(5, shuffle=True, random_state=0)
+    x, z = data.x.cpu().numpy(), data.z.cpu().numpy()
+    e = [cross_val_predict(LogisticRegression(max_iter=2000), a, b, cv=folds, method="predict_proba")[:, 1] for a, b in zip(x, z)]
+    return torch.as_tensor(np.stack(e), dtype=torch.float32, device=data.device)
+
+
+def teacher_draws(denoiser: Denoiser, eps: torch.Tensor, e: torch.Tensor, sampler: str = "heun", steps: int = 18) -> torch.Tensor:
+    """Multi-step draws, [S, B, M], from noise `eps` under embedded conditions `e [S, B, h]`: the flow from N(0, sigma_max^2)."""
+    sigmas = karras_sigmas(steps, device=eps.device)
+    return SAMPLERS[sampler](lambda y, sigma: denoiser(y, sigma, e), SIGMA_MAX * eps, sigmas)
+
+
+def generator_draws(sigma_init: float):
+    """One-step draws with the signature of `teacher_draws`."""
+    return lambda denoiser, eps, e: generate(denoiser, eps, e, sigma_init)
+
+
+@torch.no_grad()
+def held_out_crps(data: Outcomes, denoiser: Denoiser, draw, draws: int = 20) -> torch.Tensor:
+    """Mean CRPS of `draws` stratified draws at the held-out factual outcomes, [S], on the model scale; lower is better."""
+    e = denoiser.embed(_rows(data.x, data.held), _rows(data.z, data.held))
+    y = draw(denoiser, stratified_normal(draws, data.device).expand(*e.shape[:2], -1), e)
+    factual = _rows(data.y, data.held)
+    return torch.as_tensor([metrics.crps(d, f, fair=False) for d, f in zip(y.cpu().numpy(), factual.cpu().numpy())])
+
+
+@torch.no_grad()
+def potential_draws(data: Outcomes, denoiser: Denoiser, draw, x: torch.Tensor, eps: torch.Tensor, rows: int = 1024) -> torch.Tensor:
+    """Draws of every potential outcome on the outcome's own scale, [S, N, K, M].
+
+    x: covariates of any units on their own scale, [N, d] or [S, N, d]; eps: standard normals, [M] (the same for every unit and arm) or
+    [S, N, K, M]. Units go through in chunks of `rows`.
+    """
+    x = data.standardise(x)
+    parts = []
+    for start in range(0, x.shape[1], rows):
+        e = denoiser.network.encode(x[:, start:start + rows]).flatten(1, 2)
+        noise = eps.expand(*e.shape[:2], -1) if eps.dim() == 1 else eps[:, start:start + rows].flatten(1, 2)
+        parts.append(draw(denoiser, noise, e).unflatten(1, (-1, data.arms)))
+    return torch.cat(parts, 1) * data.y_scale.view(-1, 1, 1, 1).float() + data.y_center.view(-1, 1, 1, 1).float()
