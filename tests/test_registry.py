@@ -252,6 +252,18 @@ def test_mirror_that_is_not_a_folder(register, monkeypatch, tmp_path):
         registry.fetch("demo", FILE)
 
 
+def test_used_names_what_was_fetched_and_nothing_else(register, mirror, monkeypatch):
+    monkeypatch.setattr(registry, "_used", {})
+    entry = register(mirror="demo")
+    mirror.write_bytes(CONTENT[:-1])
+    with pytest.raises(DataError):
+        registry.fetch("demo", FILE)
+    assert registry.used() == {}
+    mirror.write_bytes(CONTENT)
+    registry.fetch("demo", FILE)
+    assert registry.used() == {f"demo/{FILE}": entry.files[FILE][1]}
+
+
 def test_names_are_checked(register):
     register()
     with pytest.raises(ValueError, match="dataset must be one of 'demo'"):

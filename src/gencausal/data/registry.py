@@ -27,6 +27,9 @@ from gencausal.checks import InputError, choice
 _verified: dict[Path, tuple[int, int, str]] = {}  # path -> (size, mtime in ns, sha256) of files hashed in this process
 
 
+_used: dict[str, str] = {}  # "data set/file" -> sha256 of what `fetch` gave in this process
+
+
 class DataError(InputError):
     """A data file that is absent, truncated, corrupted or of another version; the message is one sentence with the fix."""
 
@@ -74,6 +77,11 @@ def digest(dataset: str) -> str:
     return hashlib.sha256(lines.encode()).hexdigest()
 
 
+def used() -> dict[str, str]:
+    """{"data set/file": sha256} of every file that `fetch` gave in this process, for the provenance of a run."""
+    return dict(sorted(_used.items()))
+
+
 def cache_folder() -> Path:
     """Where downloads are kept: `GENCAUSAL_CACHE`, else the user's cache folder."""
     return Path(os.environ.get("GENCAUSAL_CACHE") or pooch.os_cache("gencausal"))
@@ -88,10 +96,10 @@ def fetch(dataset: str, file: str) -> Path:
     choice(file, f"file of {dataset}", list(entry.files))
     place, path = _find(entry, file)
     if path is None:
-        return _download(entry, file)
-    fault = _fault(path, *entry.files[file])
-    if fault:
+        path = _download(entry, file)
+    elif fault := _fault(path, *entry.files[file]):
         raise DataError(f"{dataset}/{file} in the {place} {fault}; {_remedy(entry, file, place)}.")
+    _used[f"{dataset}/{file}"] = entry.files[file][1]
     return path
 
 
