@@ -25,8 +25,6 @@ from gencausal import paths
 from gencausal.checks import InputError, choice
 
 _verified: dict[Path, tuple[int, int, str]] = {}  # path -> (size, mtime in ns, sha256) of files hashed in this process
-
-
 _used: dict[str, str] = {}  # "data set/file" -> sha256 of what `fetch` gave in this process
 
 
