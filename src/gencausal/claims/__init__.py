@@ -9,8 +9,8 @@ A verdict is one of `VERDICTS`. No rows give `not run`; a single unit or a singl
 """
 
 from gencausal.claims.bundle import MIME, SHAPES, interval, number
-from gencausal.claims.evaluate import check, compare, counts, evaluate, parts, read_claims
-from gencausal.claims.ledger import Claim, Difference, NotRun, Ratio, Value, find, ledger
+from gencausal.claims.overall import check, compare, counts, evaluate, parts, read_claims
+from gencausal.claims.definitions import Claim, Difference, NotRun, Ratio, Value, find, ledger
 from gencausal.claims.rows import COLUMNS, METRICS, Results, open_results, read, read_published, record, tidy
 from gencausal.claims.verdicts import GREEN, VERDICTS, Verdict, verdict
 

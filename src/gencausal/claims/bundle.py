@@ -4,7 +4,7 @@ from html import escape
 
 import numpy as np
 
-from gencausal.claims.ledger import Claim
+from gencausal.claims.definitions import Claim
 from gencausal.claims.verdicts import Verdict
 
 MIME = "application/vnd.gencausal.claim+json"

@@ -15,7 +15,7 @@ from IPython.display import display
 
 from gencausal import paths
 from gencausal.checks import InputError
-from gencausal.claims.ledger import find
+from gencausal.claims.definitions import find
 from gencausal.claims.verdicts import verdict
 from gencausal.claims import bundle
 

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from gencausal.claims.ledger import Claim, Difference, NotRun, Ratio, Rule, Value
+from gencausal.claims.definitions import Claim, Difference, NotRun, Ratio, Rule, Value
 
 VERDICTS = ("reproduced", "reproduced in direction", "partial", "not shown", "refuted", "not run")
 GREEN = VERDICTS[:2]

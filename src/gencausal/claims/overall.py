@@ -5,7 +5,7 @@ import pandas as pd
 
 from gencausal import notebook, paths
 from gencausal.claims.bundle import number
-from gencausal.claims.ledger import ledger
+from gencausal.claims.definitions import ledger
 from gencausal.claims.rows import read, results_folder
 from gencausal.claims.verdicts import GREEN, VERDICTS, judge, verdict
 
