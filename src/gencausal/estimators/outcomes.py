@@ -57,14 +57,14 @@ class DistillationConfig:
     law: str = "shuffle"  # law of the pairs (x, z)
     divergence: str = "sid"  # sid (Fisher) or dmd (KL)
     alpha: float = 0.5  # coefficient of the SiD loss
-    trainable: str = "all"  # all, or decoder: the embeddings of generator and fake stay the teacher's
+    trainable: str = "decoder"  # decoder: the embeddings of generator and fake stay the teacher's; all: every weight trains
     sigma_init: float = 2.5  # noise level the generator starts from
     t_max: float = 0.8  # largest time of the distillation levels
-    rounds: int = 1500
+    rounds: int = 600
     batch: int = 256  # pairs a step
     draws: int = 4  # draws a pair
-    generator_lr: float = 1e-4
-    fake_lr: float = 5e-4
+    generator_lr: float = 5e-4
+    fake_lr: float = 2e-3
     fake_updates: int = 2  # steps of the fake score for one of the generator
     beta1: float = 0.0  # Adam's first decay, both players
     weight_decay: float = 1e-6
@@ -101,7 +101,7 @@ class Outcomes:
 
     def standardise(self, x: torch.Tensor) -> torch.Tensor:
         """Covariates [S, N, d] or [N, d] of any rows on the networks' scale, [S, N, d]."""
-        return ((x - self.x_center[:, None]) / self.x_scale[:, None]).clamp(-CLIP, CLIP).float()
+        return ((x - self.x_center[:, None]) / self.x_scale[:, None]).clamp(-CLIP, CLIP)
 
     def generators(self, seed: int, use: str) -> list[torch.Generator]:
         """One random stream a data set for `use`, the same whatever else is in the stack."""
@@ -110,6 +110,17 @@ class Outcomes:
     def signature(self) -> str:
         """Hash of the data, for configurations."""
         return tensor_hash(self.x, self.z, self.y, self.fit, self.held)
+
+
+def resolve_device(name: str) -> torch.device:
+    """The torch device of `auto` (CUDA, then MPS, then CPU) or of an explicit name; a device that is not there is refused."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu")
+    checks.choice(name.split(":")[0], "device", ("auto", "cpu", "cuda", "mps"))
+    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}[name.split(":")[0]]
+    if not available:
+        raise checks.InputError(f"device {name!r} is not available on this machine; use device='auto' or 'cpu'.")
+    return torch.device(name)
 
 
 def prepare(x: np.ndarray, t: np.ndarray, y: np.ndarray, fit: np.ndarray, held: np.ndarray, units: list[str], device: torch.device | str = "cpu") -> Outcomes:
@@ -124,8 +135,8 @@ def prepare(x: np.ndarray, t: np.ndarray, y: np.ndarray, fit: np.ndarray, held: 
     tensor = lambda a, dtype: torch.as_tensor(a, dtype=dtype, device=device)  # noqa: E731
     empty = tensor(np.zeros((len(x), 0, x.shape[2])), torch.float32)
     data = Outcomes(empty, tensor(t, torch.long), tensor((y - y_center[:, None]) / y_scale[:, None], torch.float32), tensor(fit, torch.long), tensor(held, torch.long),
-                    tensor(center, torch.float64), tensor(scale, torch.float64), tensor(y_center, torch.float64), tensor(y_scale, torch.float64), tuple(units), int(t.max()) + 1)
-    object.__setattr__(data, "x", data.standardise(tensor(x, torch.float64)))
+                    tensor(center, torch.float32), tensor(scale, torch.float32), tensor(y_center, torch.float32), tensor(y_scale, torch.float32), tuple(units), int(t.max()) + 1)
+    object.__setattr__(data, "x", data.standardise(tensor(x, torch.float32)))
     return data
 
 
@@ -261,10 +272,10 @@ def potential_draws(data: Outcomes, denoiser: Denoiser, draw, x: torch.Tensor, e
     x: covariates of any units on their own scale, [N, d] or [S, N, d]; eps: standard normals, [M] (the same for every unit and arm) or
     [S, N, K, M]. Units go through in chunks of `rows`.
     """
-    x = data.standardise(x)
+    x = data.standardise(x.float())
     parts = []
     for start in range(0, x.shape[1], rows):
         e = denoiser.network.encode(x[:, start:start + rows]).flatten(1, 2)
         noise = eps.expand(*e.shape[:2], -1) if eps.dim() == 1 else eps[:, start:start + rows].flatten(1, 2)
         parts.append(draw(denoiser, noise, e).unflatten(1, (-1, data.arms)))
-    return torch.cat(parts, 1) * data.y_scale.view(-1, 1, 1, 1).float() + data.y_center.view(-1, 1, 1, 1).float()
+    return torch.cat(parts, 1) * data.y_scale.view(-1, 1, 1, 1) + data.y_center.view(-1, 1, 1, 1)
