@@ -147,7 +147,7 @@ def test_setting_2_has_a_constant_effect_and_its_published_level(embedded):
 
 def test_boosting_level_of_some_embedded_settings(embedded):
     """Settings 1, 6 and 10: 0.243, 0.199, 0.201; over all ten 0.271."""
-    assert np.mean([level("hgb_t", embedded[i]) for i in (0, 5, 9)]) == pytest.approx(0.2144, abs=0.01)
+    assert np.mean([level("hgb_t", embedded[i]) for i in (0, 5, 9)]) == pytest.approx(0.2144, abs=1e-3)  # narrower than 100 trees, rate 0.1 or 31 leaves
 
 
 IHDP = {  # first ten, all thirty; 0.341 is the cross-validated ridge of the note under the table
@@ -160,7 +160,7 @@ IHDP = {  # first ten, all thirty; 0.341 is the cross-validated ridge of the not
 def test_published_levels_of_ihdp(name):
     ten, thirty = IHDP[name]
     levels = [level(name, ihdp.load(replication)) for replication in range(1, 11 if thirty is None else 31)]
-    tolerance = 0.01 if name == "hgb_t" else 6e-4  # three decimals
+    tolerance = 6e-4  # three decimals
     assert np.mean(levels[:10]) == pytest.approx(ten, abs=tolerance)
     if thirty is not None:
         assert np.mean(levels) == pytest.approx(thirty, abs=tolerance)
@@ -180,4 +180,4 @@ def test_published_levels_of_acic_settings_1_to_40():
 @needs_mirror
 @pytest.mark.parametrize(("setting", "published"), [(17, 0.136), (31, 0.787)])
 def test_published_range_of_boosting_on_acic(setting, published):
-    assert level("hgb_t", acic.load(setting)) == pytest.approx(published, abs=0.02)
+    assert level("hgb_t", acic.load(setting)) == pytest.approx(published, abs=1e-3)
