@@ -38,7 +38,7 @@ def _(path):
             facts["device"] = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
         registry = sys.modules.get("gencausal.data.registry")
         if registry is not None:
-            facts["data"] = {file.name: known[2] for file, known in sorted(registry._verified.items())}
+            facts["data"] = registry.used()
         with open(path, "w") as file:
             json.dump(facts, file)
     import atexit
