@@ -15,7 +15,7 @@ from gencausal.data.table import CausalTable
 from gencausal.seeding import numpy_generator
 
 LEARNERS = ("ridge_t", "hgb_t")
-needs_mirror = pytest.mark.skipif(not os.environ.get("GENCAUSAL_DATA"), reason="set GENCAUSAL_DATA to the data mirror to compare with the published levels")
+needs_mirror = pytest.mark.skipif(not os.environ.get("GENCAUSAL_DATA"), reason="set GENCAUSAL_DATA to the data mirror")
 
 
 def simulate(arms: int = 2, n: int = 300) -> CausalTable:
@@ -41,7 +41,8 @@ def test_constant_baselines_by_hand(table):
     np.testing.assert_array_equal(naive.mu, np.tile([y[t == 0].mean(), y[t == 1].mean()], (300, 1)))
     tau = table.mu[:, 1] - table.mu[:, 0]
     np.testing.assert_allclose(oracle.effects(), tau[table.test].mean(), rtol=1e-12)
-    assert metrics.ate_error(oracle.effects()[table.test], tau[table.test]) < 1e-12 < metrics.ate_error(naive.effects()[table.test], tau[table.test])
+    assert metrics.ate_error(oracle.effects()[table.test], tau[table.test]) < 1e-12
+    assert metrics.ate_error(naive.effects()[table.test], tau[table.test]) > 1e-3
     assert metrics.pehe(zero.effects()[table.test], tau[table.test]) == pytest.approx(np.sqrt(np.mean(tau[table.test] ** 2)))
 
 
@@ -146,8 +147,8 @@ def test_setting_2_has_a_constant_effect_and_its_published_level(embedded):
 
 
 def test_boosting_level_of_some_embedded_settings(embedded):
-    """Settings 1, 6 and 10: 0.243, 0.199, 0.201; over all ten 0.271."""
-    assert np.mean([level("hgb_t", embedded[i]) for i in (0, 5, 9)]) == pytest.approx(0.2144, abs=1e-3)  # narrower than 100 trees, rate 0.1 or 31 leaves
+    """Settings 1, 6 and 10 (all ten: 0.271), one by one: a mean would hide early stopping. The tolerance tells other sizes apart."""
+    np.testing.assert_allclose([level("hgb_t", embedded[i]) for i in (0, 5, 9)], [0.2432, 0.1993, 0.2008], atol=1e-3)
 
 
 IHDP = {  # first ten, all thirty; 0.341 is the cross-validated ridge of the note under the table
@@ -168,7 +169,7 @@ def test_published_levels_of_ihdp(name):
 
 @needs_mirror
 def test_published_levels_of_acic_settings_1_to_40():
-    """Means, sds and setting 3 alone, with simulation 1 of settings 3 and 4 in place of the embedded simulation 100. Boosting: 0.327, 29 wins."""
+    """Means, sds and setting 3 alone, with simulation 1 of settings 3 and 4 in place of the embedded simulation 100."""
     names = ("zero", "naive_ate", "oracle_ate", "ridge_t")
     tables = [first_simulation(setting) if setting in (3, 4) else acic.load(setting) for setting in range(1, 41)]
     levels = np.array([[level(name, table) for name in names] for table in tables])

@@ -16,6 +16,7 @@ import numpy as np
 from sklearn.ensemble import HistGradientBoostingRegressor
 from sklearn.linear_model import RidgeCV
 from sklearn.preprocessing import StandardScaler
+from threadpoolctl import threadpool_limits
 
 from gencausal import checks
 from gencausal.data.table import CausalTable
@@ -65,7 +66,8 @@ def fit_predict(name: str, table: CausalTable, seed: int = 0) -> Prediction:
     if name == "naive_ate":
         return Prediction(name, np.tile([table.y[arm].mean() for arm in rows], (n, 1)))
     x = StandardScaler().fit(x[table.train]).transform(x)
-    return Prediction(name, np.stack([_model(name, seed, x[arm], table.y[arm]).predict(x) for arm in rows], axis=1))
+    with threadpool_limits(1):  # tables this small gain nothing from threads, and on a busy machine they lose a lot
+        return Prediction(name, np.stack([_model(name, seed, x[arm], table.y[arm]).predict(x) for arm in rows], axis=1))
 
 
 def _model(name: str, seed: int, x: np.ndarray, y: np.ndarray):
