@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from gencausal.checkpoints import config_hash, load_state, save_state, tensor_hash
+from gencausal.checkpoints import config_hash, load_state, remember, save_state, tensor_hash
 
 
 def test_round_trip(tmp_path):
@@ -46,3 +46,16 @@ def test_hashes_see_every_change():
     x = torch.arange(6.0)
     assert tensor_hash(x) == tensor_hash(x.clone()) != tensor_hash(x.view(2, 3))
     assert tensor_hash(x) != tensor_hash(x.double())
+
+
+def test_remember_computes_once_for_each_config(tmp_path):
+    calls = []
+
+    def compute():
+        calls.append(1)
+        return {"a": torch.tensor([float(len(calls))])}
+
+    first = remember(tmp_path, "stage", {"n": 1}, compute)
+    assert remember(tmp_path, "stage", {"n": 1}, compute)["a"].item() == first["a"].item() == 1.0
+    assert remember(tmp_path, "stage", {"n": 2}, compute)["a"].item() == 2.0
+    assert remember(None, "stage", {"n": 1}, compute)["a"].item() == 3.0

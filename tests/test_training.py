@@ -73,7 +73,7 @@ def kill_after(players, calls):
 @pytest.mark.parametrize("killed_at", [1, 23, 59])
 def test_resume_equals_straight(tmp_path, killed_at):
     """Killed in any round and started again, the run ends in the same bits: last, averaged and best weights, history, scores."""
-    score = lambda m: m["toy"].weight.flatten(1).square().sum(1)  # noqa: E731
+    score = lambda m: {"norm": m["toy"].weight.flatten(1).square().sum(1)}  # noqa: E731
     options = dict(config={"k": 1}, warmup=5, score=score, score_every=10, log_every=10)
     players, streams = game(tuple(TARGETS))
     straight = fit(players, 60, streams, **options)
@@ -94,7 +94,7 @@ def test_resume_equals_straight(tmp_path, killed_at):
     assert torch.equal(weights(players["toy"].module), last)
     assert torch.equal(weights(resumed.modules["toy"]), weights(straight.modules["toy"]))
     assert resumed.history == straight.history and torch.equal(resumed.best_score, straight.best_score)
-    assert torch.equal(resumed.best_round, straight.best_round)
+    assert torch.equal(resumed.best_round, straight.best_round) and resumed.scores == straight.scores and len(straight.scores) == 6
 
 
 def test_resume_needs_the_generator_state(tmp_path):
@@ -130,14 +130,14 @@ def test_a_checkpoint_of_another_config_is_refused(tmp_path):
 def test_best_weights_are_kept_network_by_network():
     """A score that worsens for one network and improves for another keeps the early weights of the first only."""
     sign = torch.tensor([1.0, -1.0])
-    trained, _ = train(("a", "c"), rounds=40, score=lambda m: sign * m["toy"].weight.flatten(1).sum(1), score_every=10)
+    trained, _ = train(("a", "c"), rounds=40, score=lambda m: {"signed": sign * m["toy"].weight.flatten(1).sum(1)}, score_every=10)
     assert trained.best_round.tolist() == [10, 40]
     assert trained.modules["toy"].weight[0].sum() < trained.modules["toy"].weight[1].sum()
 
 
 def test_patience_stops(tmp_path):
     """Stopped early is finished: the same call again trains nothing."""
-    options = dict(rounds=200, score=lambda m: torch.arange(1.0, 4.0), score_every=10, patience=2, checkpoint=tmp_path / "toy.safetensors")
+    options = dict(rounds=200, score=lambda m: {"flat": torch.arange(1.0, 4.0)}, score_every=10, patience=2, checkpoint=tmp_path / "toy.safetensors")
     trained, module = train(**options)
     assert trained.rounds == 30 and trained.best_round.tolist() == [10, 10, 10]
     again, same = train(**options)

@@ -6,6 +6,7 @@ moments, step, generator states and the hash of the configuration it belongs to.
 
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -50,3 +51,16 @@ def load_state(path: Path, config: str, device: torch.device | str = "cpu") -> t
     except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
         raise ValueError(f"Checkpoint {path.name} is damaged ({type(error).__name__}); delete it to train again.") from error
     raise ValueError(f"Checkpoint {path.name} belongs to another configuration ({meta['config']}, not {config}); delete it or name another file.")
+
+
+def remember(folder: Path | None, label: str, config: dict, compute: Callable[[], dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    """`compute()`, or what it gave before for the same `config`: kept in `folder/label-<hash>.safetensors`, not kept if folder is None."""
+    if folder is None:
+        return compute()
+    key = config_hash(config)
+    path = folder / f"{label}-{key}.safetensors"
+    if found := load_state(path, key):
+        return found[0]
+    tensors = compute()
+    save_state(path, tensors, {"config": key})
+    return tensors

@@ -60,10 +60,12 @@ class Player:
 @dataclass
 class Trained:
     """What `fit` returns: per player the averaged module (best on validation, network by network, where a score was given),
-    the history of logged terms, the best scores [S] and the rounds they came from [S]."""
+    the history of logged loss terms and of held-out scores (one dict a round logged: `round` and lists of S values by name), the best
+    scores [S] and the rounds they came from [S]."""
 
     modules: dict[str, nn.Module]
     history: list[dict] = field(default_factory=list)
+    scores: list[dict] = field(default_factory=list)
     best_score: torch.Tensor | None = None
     best_round: torch.Tensor | None = None
     rounds: int = 0
@@ -77,15 +79,16 @@ def learning_rate(step: int, steps: int, warmup: int, floor: float = 0.0) -> flo
 
 
 def fit(players: dict[str, Player], rounds: int, generators: list[torch.Generator], *, config: dict, seed: int | str = "",
-        warmup: int = 100, floor: float = 0.0, score: Callable[[dict[str, nn.Module]], torch.Tensor] | None = None,
+        warmup: int = 100, floor: float = 0.0, score: Callable[[dict[str, nn.Module]], Losses] | None = None,
         score_every: int = 250, patience: int | None = None, checkpoint: Path | None = None, checkpoint_seconds: float = 20.0,
         log_every: int = 50, label: str = "training") -> Trained:
     """Train `players` for `rounds` rounds.
 
     generators: every random stream the losses draw from; their states are saved and restored with the checkpoint.
     config: everything that decides the outcome, JSON-able; a checkpoint of another config is refused.
-    score: held-out criterion of the averaged modules, [S], lower is better, called every `score_every` rounds and at the end;
-        each network keeps the weights of its best score, and training stops once no network has improved for `patience` scores.
+    score: named held-out quantities of the averaged modules, each [S], called every `score_every` rounds and at the end. The first is
+        the criterion, lower is better: each network keeps the weights of its best score, and training stops once no network has
+        improved for `patience` scores. The others are only logged.
     checkpoint: file to write every `checkpoint_seconds` and at the end, and to continue from where it exists.
     Raises TrainingDiverged on a NaN or infinite loss, ValueError on a damaged or foreign checkpoint.
     """
@@ -124,7 +127,7 @@ def fit(players: dict[str, Player], rounds: int, generators: list[torch.Generato
         if checkpoint is not None:
             save_state(checkpoint, *run.state(key, before))
     chosen = best if score is not None else averaged
-    return Trained({n: m.eval() for n, m in chosen.items()}, run.history, run.best_score, run.best_round, run.round, before)
+    return Trained({n: m.eval() for n, m in chosen.items()}, run.history, run.scores, run.best_score, run.best_round, run.round, before)
 
 
 def _update(name: str, player: Player, optimiser: torch.optim.Optimizer, multiplier: float, round_: int, seed: int | str) -> Losses:
@@ -163,14 +166,15 @@ class _Run:
     def __init__(self, players, averaged, best, optimisers, generators):
         self.players, self.averaged, self.best = players, averaged, best
         self.optimisers, self.generators = optimisers, generators
-        self.round, self.finished, self.history = 0, False, []
+        self.round, self.finished, self.history, self.scores = 0, False, [], []
         self.best_score: torch.Tensor | None = None
         self.best_round: torch.Tensor | None = None
 
     @torch.no_grad()
-    def keep_best(self, score: torch.Tensor) -> None:
-        """Keep, network by network, the averaged weights whose `score [S]` is the lowest so far."""
-        score = score.detach().double().cpu()
+    def keep_best(self, scores: Losses) -> None:
+        """Keep, network by network, the averaged weights whose first score [S] is the lowest so far."""
+        self.scores.append({"round": self.round} | {name: value.tolist() for name, value in scores.items()})
+        score = next(iter(scores.values())).detach().double().cpu()
         if not torch.isfinite(score).all():
             raise TrainingDiverged(f"The held-out score of network {(~torch.isfinite(score)).nonzero()[0].item()} is not finite in round {self.round}.")
         if self.best_score is None:
@@ -199,7 +203,7 @@ class _Run:
         tensors |= {f"generator.{i}": g.get_state() for i, g in enumerate(self.generators)}
         if self.best_score is not None:
             tensors |= {"best_score": self.best_score, "best_round": self.best_round}
-        return tensors, {"config": key, "round": self.round, "finished": self.finished, "history": self.history, "seconds": seconds, "torch": torch.__version__}
+        return tensors, {"config": key, "round": self.round, "finished": self.finished, "history": self.history, "scores": self.scores, "seconds": seconds, "torch": torch.__version__}
 
     @torch.no_grad()
     def restore(self, tensors: dict[str, torch.Tensor], meta: dict) -> None:
@@ -216,4 +220,4 @@ class _Run:
         for i, rng in enumerate(self.generators):
             rng.set_state(tensors[f"generator.{i}"].cpu())
         self.best_score, self.best_round = (tensors[n].cpu() if n in tensors else None for n in ("best_score", "best_round"))
-        self.round, self.finished, self.history = meta["round"], meta["finished"], meta["history"]
+        self.round, self.finished, self.history, self.scores = (meta[name] for name in ("round", "finished", "history", "scores"))

@@ -8,14 +8,15 @@ fit rows and divided by 2, so that their sd is sigma_data = 0.5; covariates are 
 """
 
 import copy
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
 from gencausal import checks, metrics
-from gencausal.checkpoints import config_hash, tensor_hash
+from gencausal.checkpoints import config_hash, remember, tensor_hash
 from gencausal.data.table import CausalTable
 from gencausal.diffusion import SIGMA_DATA, Denoiser, edm_loss, noise_levels
 from gencausal.distillation import dmd_loss, draw_pairs, generate, log_inverse_propensity, sid_loss
@@ -171,7 +172,7 @@ def train_teacher(data: Outcomes, config: TeacherConfig, seed: int, folder: Path
 
     player = Player(denoiser, loss, config.lr, weight_decay=config.weight_decay, undecayed=("gates.gate",), average=config.average)
     identity = {"kind": "teacher", "data": data.signature(), "seed": seed} | asdict(config)
-    return fit({"teacher": player}, config.rounds, streams, config=identity, seed=seed, score=lambda m: held_out_crps(data, m["teacher"], teacher_draws),
+    return fit({"teacher": player}, config.rounds, streams, config=identity, seed=seed, score=lambda m: held_out_scores(data, m["teacher"], teacher_draws),
                score_every=config.score_every, patience=config.patience, checkpoint=_file(folder, "teacher", identity), label="teacher")
 
 
@@ -226,7 +227,7 @@ def distil(teacher: Denoiser, data: Outcomes, config: DistillationConfig, seed: 
     shared = dict(betas=(config.beta1, 0.999), weight_decay=config.weight_decay, average=config.average)
     players = {"generator": Player(student, generator_loss, config.generator_lr, **shared), "fake": Player(fake, fake_loss, config.fake_lr, updates=config.fake_updates, **shared)}
     identity = {"kind": "generator", "data": data.signature(), "teacher": tensor_hash(*teacher.parameters()), "seed": seed} | asdict(config)
-    return fit(players, config.rounds, streams, config=identity, seed=seed, score=lambda m: held_out_crps(data, m["generator"], generator_draws(config.sigma_init)),
+    return fit(players, config.rounds, streams, config=identity, seed=seed, score=lambda m: held_out_scores(data, m["generator"], generator_draws(config.sigma_init)),
                score_every=config.score_every, patience=config.patience, checkpoint=_file(folder, f"generator-{config.divergence}-{config.law}", identity), label=f"distillation ({config.divergence}, {config.law})")
 
 
@@ -257,25 +258,65 @@ def generator_draws(sigma_init: float):
 
 
 @torch.no_grad()
-def held_out_crps(data: Outcomes, denoiser: Denoiser, draw, draws: int = 20) -> torch.Tensor:
-    """Mean CRPS of `draws` stratified draws at the held-out factual outcomes, [S], on the model scale; lower is better."""
+def held_out_scores(data: Outcomes, denoiser: Denoiser, draw, draws: int = 20) -> dict[str, torch.Tensor]:
+    """Held-out factual `crps` of `draws` stratified draws and their mean `draw_sd`, each [S], on the outcome's own scale."""
     e = denoiser.embed(_rows(data.x, data.held), _rows(data.z, data.held))
     y = draw(denoiser, stratified_normal(draws, data.device).expand(*e.shape[:2], -1), e)
     factual = _rows(data.y, data.held)
-    return torch.as_tensor([metrics.crps(d, f, fair=False) for d, f in zip(y.cpu().numpy(), factual.cpu().numpy())])
+    crps = torch.as_tensor([metrics.crps(d, f, fair=False) for d, f in zip(y.cpu().numpy(), factual.cpu().numpy())])
+    scale = data.y_scale.cpu()
+    return {"crps": scale * crps, "draw_sd": scale * y.std(-1).mean(1).cpu()}
 
 
 @torch.no_grad()
-def potential_draws(data: Outcomes, denoiser: Denoiser, draw, x: torch.Tensor, eps: torch.Tensor, rows: int = 1024) -> torch.Tensor:
+def potential_draws(data: Outcomes, denoiser: Denoiser, draw, x: torch.Tensor, eps: torch.Tensor, chunk: int = 2**18) -> torch.Tensor:
     """Draws of every potential outcome on the outcome's own scale, [S, N, K, M].
 
     x: covariates of any units on their own scale, [N, d] or [S, N, d]; eps: standard normals, [M] (the same for every unit and arm) or
-    [S, N, K, M]. Units go through in chunks of `rows`.
+    [S, N, K, M]. Units go through in parts of about `chunk` draws, so that the work stays in cache and memory is bounded.
     """
-    x = data.standardise(x.float())
+    x = data.standardise(x.to(data.device, torch.float32))
+    size = max(1, chunk // (len(x) * data.arms * eps.shape[-1]))
     parts = []
-    for start in range(0, x.shape[1], rows):
-        e = denoiser.network.encode(x[:, start:start + rows]).flatten(1, 2)
-        noise = eps.expand(*e.shape[:2], -1) if eps.dim() == 1 else eps[:, start:start + rows].flatten(1, 2)
+    for start in range(0, x.shape[1], size):
+        e = denoiser.network.encode(x[:, start:start + size]).flatten(1, 2)
+        noise = eps.expand(*e.shape[:2], -1) if eps.dim() == 1 else eps[:, start:start + size].flatten(1, 2)
         parts.append(draw(denoiser, noise, e).unflatten(1, (-1, data.arms)))
     return torch.cat(parts, 1) * data.y_scale.view(-1, 1, 1, 1) + data.y_center.view(-1, 1, 1, 1)
+
+
+class Prediction(NamedTuple):
+    """What a stack says of its tables: `mu [S, n, K]` medians of the draws of every row, `draws [S, n_test, K, M]` of the test rows."""
+
+    mu: np.ndarray
+    draws: np.ndarray
+
+
+def predict(data: Outcomes, tables: list[CausalTable], denoiser: Denoiser, draw, n: int, n_train: int | None = None, folder: Path | None = None, label: str = "prediction") -> Prediction:
+    """Stratified draws of every potential outcome of `tables`: `n` a test row, `n_train` (default n) a train row.
+
+    `label` names the sampler; the result is kept in `folder` under it and the hash of weights, data and counts.
+    """
+    train, test = tables[0].train, tables[0].test
+
+    def compute() -> dict[str, torch.Tensor]:
+        covariates = torch.as_tensor(np.stack([t.x for t in tables]))
+        parts = {name: potential_draws(data, denoiser, draw, covariates[:, rows], stratified_normal(count, data.device)).cpu()
+                 for name, rows, count in (("train", train, n_train or n), ("draws", test, n))}
+        mu = np.empty((*covariates.shape[:2], data.arms))
+        mu[:, train], mu[:, test] = np.median(parts["train"].numpy(), -1), np.median(parts["draws"].numpy(), -1)
+        return {"mu": torch.as_tensor(mu), "draws": parts["draws"]}
+
+    identity = {"data": data.signature(), "weights": tensor_hash(*denoiser.parameters()), "label": label, "n": n, "n_train": n_train}
+    found = remember(folder, label, identity, compute)
+    return Prediction(found["mu"].numpy(), found["draws"].numpy())
+
+
+def only(data: Outcomes, module: Denoiser, index: int) -> tuple[Outcomes, Denoiser]:
+    """Slice `index` of a stack as a stack of one."""
+    part = slice(index, index + 1)
+    network = copy.deepcopy(module)
+    for parameter in network.parameters():
+        parameter.data = parameter.data[part].clone()
+    tensors = ("x", "z", "y", "fit", "held", "x_center", "x_scale", "y_center", "y_scale")
+    return replace(data, units=data.units[part], **{name: getattr(data, name)[part] for name in tensors}), network
