@@ -54,8 +54,9 @@ def html(source: str) -> str:
     return str(cleaned)
 
 
+_EMBEDDED = re.compile(r"(base64,[A-Za-z0-9+/=]+)")
 _ELSEWHERE = [
-    (re.compile(r"[^\s\"'<>()]*/site-packages/"), "site-packages/"),
+    (re.compile(r"(?<![^\s\"'<>()])[^\s\"'<>()]*/site-packages/"), "site-packages/"),
     (re.compile(r"/(?:home|Users)/[^/\s\"'<>:]+"), "~"),
     (re.compile(r"(?<![\w.~])/root(?=/)"), "~"),
     (re.compile(r"[A-Za-z]:\\+Users\\+[^\\\s\"'<>]+"), "~"),
@@ -65,6 +66,13 @@ _ELSEWHERE = [
 
 def text(value: str) -> str:
     """`value` with folders of this or another machine replaced: the study's is `.`, a home `~`, an installed package's site-packages/."""
+    pieces = _EMBEDDED.split(value)  # pictures are left alone, and a search over a long word without a break would take its square
+    return "".join(piece if place % 2 else _scrubbed(piece) for place, piece in enumerate(pieces))
+
+
+def _scrubbed(value: str) -> str:
+    if "/" not in value and "\\" not in value:
+        return value
     value = provenance.scrub(value)
     if data := os.environ.get("GENCAUSAL_DATA", "").rstrip("/"):
         value = value.replace(data, "data")

@@ -117,24 +117,21 @@ class ReportExporter(HTMLExporter):
         renderer = _Markdown(self._hold_formula, escape=False, exclude_anchor_links=True)
         return clean.html(MarkdownWithMath(renderer=renderer).render(source))
 
-    def _figure(self, output, mime: str) -> str:
+    def _figure(self, output, mime: str, cell: str) -> str:
         figure = figures.from_output(output, mime)
         if not figure.alt:
-            self._page.undescribed.append(self._cell_id(output))
+            self._page.undescribed.append(cell)
         return self._hold(figure.html())
 
-    def _claim_card(self, output) -> str:
+    def _claim_card(self, output, cell: str) -> str:
         content = output["data"].get(claims.MIME)
         if not isinstance(content, dict) or not content.get("claim"):
             return f"<pre class=\"printed\" tabindex=\"0\">{layout.Markup.escape(output['data'].get('text/plain', ''))}</pre>"
         key = str(content["claim"])
         row = self.ledger.get(key)
         told = {"statement": row.statement, "source": f"{row.paper}; {row.source}", "measured": overview.measured(row)} if row else {}
-        self._page.claims.setdefault(key, (self._cell_id(output), str(content.get("note") or "")))
+        self._page.claims.setdefault(key, (cell, str(content.get("note") or "")))
         return self._hold(layout.render("claim.html.j2", claim=content | told))
-
-    def _cell_id(self, output) -> str:
-        return next((cell.id for cell in self._cells if any(output is one for one in cell.get("outputs", []))), "")
 
     @staticmethod
     def _cell_label(cell) -> str:
@@ -154,7 +151,7 @@ class ReportExporter(HTMLExporter):
     def page(self, notebook: nbformat.NotebookNode, name: str) -> Page:
         """The page of an executed notebook; ValueError, with the notebook's name, where a formula cannot be read."""
         notebook = _without_tokens(clean.every_text(copy.deepcopy(notebook)))
-        self._held, self._page, self._cells = [], Page(name), notebook.cells
+        self._held, self._page = [], Page(name)
         code = [cell for cell in notebook.cells if cell.cell_type == "code" and cell.source.strip()]
         for cell in code:
             self._page.cells[_state(cell)] = self._page.cells.get(_state(cell), 0) + 1
@@ -197,9 +194,22 @@ def _tables(soup: BeautifulSoup) -> None:
             else:
                 header.name = "td"
         for cell in table("td"):
-            if _NUMBER.match(cell.get_text(strip=True)):
-                cell["class"] = "number"
+            words = cell.get_text(strip=True)
+            if words and (_NUMBER.match(words) or len(words) > 40):
+                cell["class"] = "number" if _NUMBER.match(words) else "prose"
+        _align(table)
         table.wrap(soup.new_tag("div", attrs={"class": "scroll", "role": "group", "tabindex": "0", "aria-label": f"Table {place}"}))
+
+
+def _align(table) -> None:
+    """Column heads stand to the right where every cell below them is a number; rows of another length leave them as they are."""
+    head, body = table.find("thead"), table.find("tbody")
+    rows = [row(["td", "th"], recursive=False) for row in body("tr")] if body else []
+    for row in head("tr") if head else []:
+        for place, cell in enumerate(row(["td", "th"], recursive=False)):
+            below = [cells[place] for cells in rows if len(cells) > place]
+            if below and all("number" in (other.get("class") or "") for other in below):
+                cell["class"] = "number"
 
 
 def _headings(soup: BeautifulSoup, page: Page) -> str:

@@ -68,7 +68,10 @@ def read(profile: str) -> Study:
     if not folder.is_dir():
         raise FileNotFoundError(f"Profile {profile} has not been run yet, so there is nothing to report: run `make reports PROFILE={profile}` first.")
     exporter, found, records = pages.ReportExporter(), {}, {}
-    executed = {path.stem: path for path in sorted((folder / "notebooks").glob("[0-9][0-9]_*.ipynb"))}
+    executed = {}
+    for ending in (".failed.ipynb", ".ipynb"):  # an accepted notebook wins over one that failed
+        paths_found = (folder / "notebooks").glob(f"[0-9][0-9]_*{ending}")
+        executed |= {path.name.removesuffix(ending): path for path in paths_found if "." not in path.name.removesuffix(ending)}
     names = sorted(set(notebook.names()) | set(executed))
     for name in names:
         if name in executed:
