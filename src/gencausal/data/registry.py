@@ -18,8 +18,7 @@ from functools import cache
 from importlib import metadata
 from pathlib import Path
 
-import pooch
-import requests
+import platformdirs
 
 from gencausal import paths
 from gencausal.checks import InputError, choice
@@ -82,7 +81,7 @@ def used() -> dict[str, str]:
 
 def cache_folder() -> Path:
     """Where downloads are kept: `GENCAUSAL_CACHE`, else the user's cache folder."""
-    return Path(os.environ.get("GENCAUSAL_CACHE") or pooch.os_cache("gencausal"))
+    return Path(os.environ.get("GENCAUSAL_CACHE") or platformdirs.user_cache_dir("gencausal"))
 
 
 def fetch(dataset: str, file: str) -> Path:
@@ -171,6 +170,9 @@ def _download(entry: Entry, file: str) -> Path:
     """Download one file into the cache, whole or not at all; the bar shows on a terminal only."""
     if not entry.url:
         raise DataError(_absent(entry, file))
+    import pooch  # here and not above: its progress bar warns in a notebook as soon as it is imported
+    import requests
+
     url = f"{entry.url}/{file}"
     hint = "try again" + f", or set GENCAUSAL_DATA to a mirror folder that holds {entry.mirror}/{file}" * bool(entry.mirror)
 
