@@ -34,13 +34,14 @@ settings = [1, 2]  # settings of ACIC 2016, trained as one stack
 teacher_rounds = 120  # optimiser steps
 width = 48  # trunk width
 batch = 128  # rows a step
+score_every = 30  # rounds between held-out scores
 draws = 50  # draws a unit and arm
 sampler_steps = 12  # Heun steps of the teacher's sampler
 train_draws = 5  # draws of the training rows, whose median alone is used
 device = "auto"  # auto, cpu, cuda or mps
 
 # %%
-config = TeacherConfig(rounds=teacher_rounds, width=width, batch=batch)
+config = TeacherConfig(rounds=teacher_rounds, width=width, batch=batch, score_every=score_every)
 place = resolve_device(device)
 checkpoints = paths.build(profile) / "checkpoints"
 print(f"{config}\nsettings {settings}, seeds {seeds}, torch {torch.__version__.split('+')[0]}")

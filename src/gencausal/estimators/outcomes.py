@@ -151,7 +151,7 @@ def prepare_tables(tables: list[CausalTable], seed: int, device: torch.device | 
                    np.stack([position[s[0]] for s in splits]), np.stack([position[s[1]] for s in splits]), [f"{t.name}/{t.unit}" for t in tables], device)
 
 
-def _rows(values: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+def table_rows(values: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
     """`values [S, n, ...]` at `index [S, B]` -> [S, B, ...]."""
     return values[torch.arange(len(values), device=values.device)[:, None], index]
 
@@ -161,14 +161,14 @@ def train_teacher(data: Outcomes, config: TeacherConfig, seed: int, folder: Path
     denoiser = Denoiser(OutcomeNetwork(len(data.units), data.x.shape[2], data.arms, make_generator(derive(seed, "init"), device=data.device), config.width,
                                        config.depth, config.embedding, config.decoder, config.gate)).to(data.device)
     streams = data.generators(seed, "teacher")
-    x, z, y = (_rows(v, data.fit) for v in (data.x, data.z, data.y))
+    x, z, y = (table_rows(v, data.fit) for v in (data.x, data.z, data.y))
 
     def loss() -> dict[str, torch.Tensor]:
         row = torch.stack([torch.randint(x.shape[1], (config.batch,), generator=g, device=g.device) for g in streams])
         normal, eps = stacked(torch.randn, streams, 2, config.batch, config.levels).unbind(1)
-        e = denoiser.embed(_rows(x, row), _rows(z, row))
+        e = denoiser.embed(table_rows(x, row), table_rows(z, row))
         sigma = noise_levels(normal, config.log_sigma_mean, config.log_sigma_sd)
-        return {"edm": edm_loss(denoiser, _rows(y, row)[:, :, None], e, sigma, eps), "gates": config.gate_penalty * denoiser.network.gates.penalty()}
+        return {"edm": edm_loss(denoiser, table_rows(y, row)[:, :, None], e, sigma, eps), "gates": config.gate_penalty * denoiser.network.gates.penalty()}
 
     player = Player(denoiser, loss, config.lr, weight_decay=config.weight_decay, undecayed=("gates.gate",), average=config.average)
     identity = {"kind": "teacher", "data": data.signature(), "seed": seed} | asdict(config)
@@ -189,8 +189,8 @@ def distil(teacher: Denoiser, data: Outcomes, config: DistillationConfig, seed: 
         for module in (student, fake):
             for part in (module.network.gates, module.network.trunk, module.network.heads):
                 part.requires_grad_(False)
-    x, z = _rows(data.x, data.fit), _rows(data.z, data.fit)
-    log_weight = log_inverse_propensity(z, _rows(estimated_propensity(data), data.fit), config.clip) if config.law == "ipw" else None
+    x, z = table_rows(data.x, data.fit), table_rows(data.z, data.fit)
+    log_weight = log_inverse_propensity(z, table_rows(estimated_propensity(data), data.fit), config.clip) if config.law == "ipw" else None
     with torch.no_grad():
         embedded = teacher.network.encode(x)
 
@@ -198,7 +198,7 @@ def distil(teacher: Denoiser, data: Outcomes, config: DistillationConfig, seed: 
         return embedded[torch.arange(len(x), device=x.device)[:, None], pairs.row, pairs.z]
 
     def embedding(module: Denoiser, pairs) -> torch.Tensor:
-        return teacher_embedding(pairs) if config.trainable == "decoder" else module.embed(_rows(x, pairs.row), pairs.z)
+        return teacher_embedding(pairs) if config.trainable == "decoder" else module.embed(table_rows(x, pairs.row), pairs.z)
 
     def pairs_and_noise():
         pairs = draw_pairs(config.law, z, config.batch, streams, log_weight=log_weight, probability=config.probability)
@@ -260,9 +260,9 @@ def generator_draws(sigma_init: float):
 @torch.no_grad()
 def held_out_scores(data: Outcomes, denoiser: Denoiser, draw, draws: int = 20) -> dict[str, torch.Tensor]:
     """Held-out factual `crps` of `draws` stratified draws and their mean `draw_sd`, each [S], on the outcome's own scale."""
-    e = denoiser.embed(_rows(data.x, data.held), _rows(data.z, data.held))
+    e = denoiser.embed(table_rows(data.x, data.held), table_rows(data.z, data.held))
     y = draw(denoiser, stratified_normal(draws, data.device).expand(*e.shape[:2], -1), e)
-    factual = _rows(data.y, data.held)
+    factual = table_rows(data.y, data.held)
     crps = torch.as_tensor([metrics.crps(d, f, fair=False) for d, f in zip(y.cpu().numpy(), factual.cpu().numpy())])
     scale = data.y_scale.cpu()
     return {"crps": scale * crps, "draw_sd": scale * y.std(-1).mean(1).cpu()}

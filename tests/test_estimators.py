@@ -1,0 +1,300 @@
+"""The stacked outcome models and the public IWDD: conventions, invariances, and a known effect recovered."""
+
+import copy
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from sklearn.base import clone
+
+from gencausal.checks import InputError
+from gencausal.data import synthetic
+from gencausal.data.table import CausalTable, split
+from gencausal.estimators import IWDD
+from gencausal.estimators import outcomes
+from gencausal.estimators.outcomes import DistillationConfig, TeacherConfig, distil, generator_draws, only, potential_draws, predict, prepare_tables, table_rows, train_teacher
+from gencausal.sampling import stratified_normal
+
+TEACHER = TeacherConfig(width=16, depth=2, embedding=16, decoder=16, rounds=30, batch=64, score_every=10)
+STUDENT = DistillationConfig(rounds=12, batch=32, score_every=4)
+
+
+def table(seed: int, n: int = 300, unit: str = "a") -> CausalTable:
+    """Linear effect 1 + x_1 under confounding by x_0, noise sd 0.3."""
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(n, 4))
+    t = (rng.random(n) < 1 / (1 + np.exp(-x[:, 0]))).astype(np.int64)
+    mu = np.stack([x[:, 0], x[:, 0] + 1 + x[:, 1]], 1)
+    potential = mu + 0.3 * rng.normal(size=(n, 2))
+    return CausalTable("toy", unit, x, t, potential[np.arange(n), t], mu, potential, None, list("abcd"), *split(n))
+
+
+@pytest.fixture(scope="module")
+def stack():
+    """Two tables, their teachers and shuffled generators, hardly trained."""
+    tables = [table(0), table(1, unit="b")]
+    data = prepare_tables(tables, seed=0)
+    teacher = train_teacher(data, TEACHER, seed=0).modules["teacher"]
+    before = copy.deepcopy(teacher.state_dict())
+    student = distil(teacher, data, STUDENT, seed=0).modules["generator"]
+    return tables, data, teacher, student, before
+
+
+def test_training_tensors_see_factual_training_rows_only():
+    """Specification 8.12: another test row, counterfactual or truth leaves every training tensor as it is; a fit row does not."""
+    toy = table(0)
+    base = prepare_tables([toy], seed=0)
+    other = copy.deepcopy(toy)
+    other.y[toy.test] += 5
+    other.x[toy.test] *= 3
+    other.potential[:] = 0
+    other.mu[:] = 0
+    assert prepare_tables([other], seed=0).signature() == base.signature()
+    fit, held = toy.validation(0)
+    for rows, moves_scale in ((fit[:1], True), (held[:1], False)):
+        other = copy.deepcopy(toy)
+        other.y[rows] += 5
+        changed = prepare_tables([other], seed=0)
+        assert changed.signature() != base.signature()
+        assert (changed.y_scale != base.y_scale).item() is moves_scale
+    assert not set(base.fit[0].tolist()) & set(base.held[0].tolist())
+
+
+def test_scaled_fit_rows_have_the_model_scale():
+    """Outcome sd 0.5 = sigma_data, mean 0; covariates mean 0, sd 1, on the fit rows."""
+    data = prepare_tables([table(0)], seed=0)
+    y = table_rows(data.y, data.fit)
+    assert y.mean().item() == pytest.approx(0, abs=1e-6) and y.std(correction=0).item() == pytest.approx(0.5, rel=1e-5)
+    x = table_rows(data.x, data.fit)
+    assert torch.allclose(x.mean(1), torch.zeros(1, 4), atol=1e-5) and torch.allclose(x.std(1, correction=0), torch.ones(1, 4), atol=1e-4)
+
+
+def test_constant_columns_and_outliers_are_harmless():
+    toy = table(0)
+    toy.x[:, 3] = 7.0
+    toy.x[0, 2] = 1e6
+    data = prepare_tables([toy], seed=0)
+    assert torch.isfinite(data.x).all() and data.x.abs().max() <= outcomes.CLIP and (data.x[:, :, 3] == 0).all()
+
+
+def test_the_teacher_is_untouched_by_the_distillation(stack):
+    """Specification 8.7: bit-identical after stage 2, while the generator has moved."""
+    _, _, teacher, student, before = stack
+    assert all(torch.equal(v, before[k]) for k, v in teacher.state_dict().items())
+    assert not torch.equal(student.network.out.weight, teacher.network.out.weight)
+
+
+@pytest.mark.parametrize("trainable, moved", [("decoder", False), ("all", True)])
+def test_what_trains(stack, trainable, moved):
+    """`decoder` keeps gates, trunk and heads of the teacher; `all` moves them."""
+    _, data, teacher, _, _ = stack
+    student = distil(teacher, data, DistillationConfig(rounds=3, batch=16, score_every=1, trainable=trainable), seed=1).modules["generator"]
+    assert torch.equal(student.network.trunk[0].weight, teacher.network.trunk[0].weight) is not moved
+    assert not torch.equal(student.network.hidden.weight, teacher.network.hidden.weight)
+
+
+@pytest.mark.parametrize("change", [dict(law="obs"), dict(law="ipw"), dict(law="bernoulli"), dict(divergence="dmd"), dict(alpha=1.0)])
+def test_every_variant_runs_and_differs(stack, change):
+    _, data, teacher, student, _ = stack
+    config = {"rounds": 12, "batch": 32, "score_every": 4} | change
+    other = distil(teacher, data, DistillationConfig(**config), seed=0).modules["generator"]
+    assert all(torch.isfinite(p).all() for p in other.parameters())
+    assert not torch.equal(other.network.out.weight, student.network.out.weight)
+
+
+def test_unknown_choices_are_refused(stack):
+    _, data, teacher, _, _ = stack
+    for change, name in ((dict(divergence="kl"), "divergence"), (dict(trainable="head"), "trainable"), (dict(law="random"), "law")):
+        with pytest.raises(ValueError, match=name):
+            distil(teacher, data, DistillationConfig(rounds=1, **change), seed=0)
+
+
+def test_a_stack_trains_like_its_members(stack):
+    """Each table alone gives the draws it gives in company, up to rounding."""
+    tables, data, teacher, student, _ = stack
+    for s, toy in enumerate(tables):
+        alone = prepare_tables([toy], seed=0)
+        own_teacher = train_teacher(alone, TEACHER, seed=0).modules["teacher"]
+        own = distil(own_teacher, alone, STUDENT, seed=0).modules["generator"]
+        found = predict(alone, [toy], own, generator_draws(2.5), 20)
+        together = predict(data, tables, student, generator_draws(2.5), 20)
+        assert np.allclose(found.draws[0], together.draws[s], atol=2e-3)
+    assert np.abs(together.draws[0] - together.draws[1]).max() > 0.1
+
+
+def test_only_takes_one_slice(stack):
+    tables, data, _, student, _ = stack
+    one, network = only(data, student, 1)
+    x, eps = torch.as_tensor(tables[1].x[:7]), stratified_normal(9)
+    assert torch.allclose(potential_draws(one, network, generator_draws(2.5), x, eps)[0], potential_draws(data, student, generator_draws(2.5), x, eps)[1], atol=1e-5)
+    assert one.units == ("toy/b",)
+
+
+def test_chunks_and_batches_do_not_matter(stack):
+    tables, data, _, student, _ = stack
+    x, eps = torch.as_tensor(tables[0].x[:40]), stratified_normal(9)
+    whole = potential_draws(data, student, generator_draws(2.5), x, eps)
+    assert torch.allclose(potential_draws(data, student, generator_draws(2.5), x, eps, chunk=100), whole, atol=1e-5)
+    assert torch.allclose(potential_draws(data, student, generator_draws(2.5), x[5:6], eps), whole[:, 5:6], atol=1e-5)
+
+
+def test_predictions_are_remembered(stack, tmp_path, monkeypatch):
+    tables, data, _, student, _ = stack
+    first = predict(data, tables, student, generator_draws(2.5), 9, 5, tmp_path, "one step")
+    monkeypatch.setattr(outcomes, "potential_draws", lambda *a, **k: pytest.fail("computed again"))
+    again = predict(data, tables, student, generator_draws(2.5), 9, 5, tmp_path, "one step")
+    assert np.array_equal(first.mu, again.mu) and np.array_equal(first.draws, again.draws)
+    test = tables[0].test
+    assert np.allclose(first.mu[0, test], np.median(first.draws[0], -1))
+
+
+class Killed(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("stage", ["teacher", "generator"])
+def test_a_killed_fit_continues_to_the_same_bits(tmp_path, monkeypatch, stage):
+    """kill -9 in the teacher's or the generator's training, fit again: the effects equal those of an uninterrupted fit."""
+    toy = table(3)
+    make = lambda folder: IWDD(teacher_rounds=30, distillation_rounds=12, width=16, checkpoint_folder=folder)  # noqa: E731
+    straight = make(None).fit(toy.y, toy.t, X=toy.x).effect(toy.x)
+    calls, loss, checkpoint_all = [0], outcomes.edm_loss if stage == "teacher" else outcomes.sid_loss, outcomes.fit
+    monkeypatch.setattr(outcomes, "fit", lambda *a, **k: checkpoint_all(*a, **(k | {"checkpoint_seconds": 0})))
+
+    def killing(*arguments):
+        calls[0] += 1
+        if calls[0] == 8:
+            raise Killed
+        return loss(*arguments)
+
+    monkeypatch.setattr(outcomes, loss.__name__, killing)
+    with pytest.raises(Killed):
+        make(str(tmp_path)).fit(toy.y, toy.t, X=toy.x)
+    kept = sorted(p.name.split("-")[0] for p in tmp_path.iterdir())
+    assert kept == (["teacher"] if stage == "teacher" else ["generator", "teacher"])
+    monkeypatch.setattr(outcomes, loss.__name__, loss)
+    assert np.array_equal(make(str(tmp_path)).fit(toy.y, toy.t, X=toy.x).effect(toy.x), straight)
+
+
+# --- the public estimator -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    toy = table(5, n=800)
+    return toy, IWDD(teacher_rounds=400, distillation_rounds=150, width=48).fit(toy.y[toy.train], toy.t[toy.train], X=toy.x[toy.train])
+
+
+def test_a_known_effect_is_recovered(fitted):
+    """Effect 1 + x_1 under confounding: far nearer the truth than a constant, and the average beats the naive difference."""
+    toy, model = fitted
+    truth = (toy.mu[:, 1] - toy.mu[:, 0])[toy.test]
+    error = np.sqrt(np.mean((model.effect(toy.x[toy.test]) - truth) ** 2))
+    assert error < 0.4 < 0.9 < truth.std()
+    naive = toy.y[toy.train][toy.t[toy.train] == 1].mean() - toy.y[toy.train][toy.t[toy.train] == 0].mean()
+    assert abs(model.ate(toy.x[toy.test]) - truth.mean()) < 0.2 < abs(naive - truth.mean())
+
+
+def test_outcome_intervals_cover_and_nest(fitted):
+    toy, model = fitted
+    x, t, y = toy.x[toy.test], toy.t[toy.test], toy.y[toy.test]
+    low, high = model.outcome_interval(x, t, alpha=0.1)
+    assert 0.75 < np.mean((low <= y) & (y <= high)) < 0.99
+    inner = model.outcome_interval(x, t, alpha=0.5)
+    assert (low <= inner[0]).all() and (inner[1] <= high).all()
+    effect_low, effect_high = model.effect_interval(x, alpha=0.1)
+    assert (effect_low < model.effect(x)).mean() > 0.95 and (model.effect(x) < effect_high).mean() > 0.95
+
+
+def test_effects_are_antisymmetric_and_average(fitted):
+    toy, model = fitted
+    x = toy.x[toy.test]
+    assert np.allclose(model.effect(x, T0=1, T1=0), -model.effect(x)) and np.allclose(model.effect(x, T0=1, T1=1), 0)
+    assert model.ate(x) == pytest.approx(model.effect(x).mean())
+    assert np.allclose(model.effect(x[3:4]), model.effect(x)[3], atol=1e-4)
+
+
+def test_samples_are_seeded_and_centred(fitted):
+    toy, model = fitted
+    x = toy.x[toy.test][:50]
+    draws = model.sample(x, 1, 400, seed=1)
+    assert draws.shape == (50, 400) and np.array_equal(draws, model.sample(x, 1, 400, seed=1))
+    assert not np.array_equal(draws, model.sample(x, 1, 400, seed=2))
+    mixed = model.sample(x, toy.t[toy.test][:50], 400, seed=1)
+    assert np.array_equal(mixed[toy.t[toy.test][:50] == 1], draws[toy.t[toy.test][:50] == 1])
+    difference = draws.mean(1) - model.sample(x, 0, 400, seed=1).mean(1)
+    assert np.abs(difference - model.effect(x)).mean() < 0.15
+
+
+def test_same_seed_same_bits_and_frames_equal_arrays():
+    toy = table(6, n=120)
+    make = lambda seed: IWDD(teacher_rounds=20, distillation_rounds=8, width=16, random_state=seed)  # noqa: E731
+    a = make(0).fit(toy.y, toy.t, X=toy.x).effect(toy.x)
+    frame = pd.DataFrame(toy.x, columns=toy.covariates)
+    b = make(0).fit(pd.Series(toy.y), pd.Series(toy.t), X=frame).effect(frame)
+    assert np.array_equal(a, b)
+    assert not np.array_equal(a, make(1).fit(toy.y, toy.t, X=toy.x).effect(toy.x))
+
+
+def test_three_arms():
+    """Arm 2 adds 3, arm 1 adds 0."""
+    rng = np.random.default_rng(0)
+    x, t = rng.normal(size=(600, 2)), rng.integers(3, size=600)
+    y = x[:, 0] + 3.0 * (t == 2) + 0.3 * rng.normal(size=600)
+    model = IWDD(teacher_rounds=250, distillation_rounds=80, width=32).fit(y, t, X=x)
+    assert model.ate(x, T0=0, T1=2) == pytest.approx(3, abs=0.4) and model.ate(x, T0=0, T1=1) == pytest.approx(0, abs=0.4)
+    with pytest.raises(InputError, match="ipw.*shuffle"):
+        IWDD(law="ipw").fit(y, t, X=x)
+
+
+def test_scikit_learn_habits():
+    model = IWDD(law="obs", width=32, random_state=4)
+    assert clone(model).get_params() == model.get_params() and model.set_params(width=16).width == 16
+    assert set(model.get_params()) == set(IWDD.__init__.__code__.co_varnames[1:IWDD.__init__.__code__.co_argcount])
+
+
+def test_the_synthetic_design_is_learnt_where_it_overlaps():
+    """1-D design at k = 0.5: inside |x| < 1 the effect exp(x) is identified and found within 0.5 on average."""
+    toy = synthetic.load(seed=0, k=0.5, n_train=1500, n_test=400)
+    model = IWDD(teacher_rounds=500, distillation_rounds=100, width=48).fit(toy.y[toy.train], toy.t[toy.train], X=toy.x[toy.train])
+    x = toy.x[toy.test]
+    inside = np.abs(x[:, 0]) < 1
+    error = np.abs(model.effect(x) - np.exp(x[:, 0]))[inside].mean()
+    assert error < 0.5 < np.exp(x[inside, 0]).mean()
+
+
+@pytest.mark.parametrize("change, message", [
+    (dict(Y=np.r_[np.nan, np.zeros(59)]), "Y holds nan in row 0"),
+    (dict(Y=np.ones(60)), "Y is constant"),
+    (dict(Y=np.arange(59.0)), "Y has 59 entries"),
+    (dict(T=np.zeros(60)), "T has one arm only"),
+    (dict(T=np.full(60, 0.5)), "T holds 0.5"),
+    (dict(X=np.full((60, 2), np.inf)), "X holds inf in row 0, column 0"),
+    (dict(X=np.arange(60.0)), "X must be a table"),
+    (dict(X=[["a", "b"]] * 60), "X must hold numbers only"),
+])
+def test_bad_input_is_one_sentence(change, message):
+    rng = np.random.default_rng(0)
+    arguments = {"Y": rng.normal(size=60), "T": np.arange(60) % 2, "X": rng.normal(size=(60, 2))} | change
+    with pytest.raises(InputError, match=message):
+        IWDD().fit(arguments["Y"], arguments["T"], X=arguments["X"])
+
+
+@pytest.mark.parametrize("parameter, value", [("law", "random"), ("divergence", "kl"), ("teacher_rounds", 0), ("n_draws", 1.5), ("validation_share", 1.0), ("device", "tpu")])
+def test_bad_parameters_are_named(parameter, value):
+    toy = table(0, n=80)
+    with pytest.raises(InputError, match=parameter):
+        IWDD(**{parameter: value}).fit(toy.y, toy.t, X=toy.x)
+
+
+def test_too_few_rows_unfitted_and_wrong_columns(fitted):
+    toy, model = fitted
+    with pytest.raises(InputError, match="at least 50"):
+        IWDD().fit(toy.y[:40], toy.t[:40], X=toy.x[:40])
+    with pytest.raises(InputError, match="not fitted"):
+        IWDD().effect(toy.x)
+    with pytest.raises(InputError, match="X has 3 columns but 4"):
+        model.effect(toy.x[:, :3])
+    with pytest.raises(InputError, match="T1 must be a whole number from 0 to 1"):
+        model.effect(toy.x, T1=2)
