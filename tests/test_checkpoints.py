@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from gencausal.checkpoints import config_hash, load_state, remember, save_state, tensor_hash
+from gencausal.checkpoints import code_hash, config_hash, load_state, remember, save_state, tensor_hash
 
 
 def test_round_trip(tmp_path):
@@ -59,3 +59,19 @@ def test_remember_computes_once_for_each_config(tmp_path):
     assert remember(tmp_path, "stage", {"n": 1}, compute)["a"].item() == first["a"].item() == 1.0
     assert remember(tmp_path, "stage", {"n": 2}, compute)["a"].item() == 2.0
     assert remember(None, "stage", {"n": 1}, compute)["a"].item() == 3.0
+
+
+def test_code_hash_sees_code_and_not_comments(tmp_path):
+    """Another constant is other code; a docstring, a comment or white space is not."""
+    from types import ModuleType
+
+    def of(name, text):
+        module = ModuleType(name)
+        module.__file__ = str(tmp_path / f"{name}.py")
+        (tmp_path / f"{name}.py").write_text(text)
+        return code_hash(module)
+
+    base = of("a", '"""Doc."""\ndef f():\n    """Doc."""\n    return 1\n')
+    assert of("b", '"""Other."""\n# comment\ndef f():\n\n    """Other."""\n    return 1  # one\n') == base
+    assert of("c", '"""Doc."""\ndef f():\n    """Doc."""\n    return 2\n') != base
+    assert of("d", "def f():\n    return 1\n") == base

@@ -1,13 +1,16 @@
 """Training states on disk: safetensors for tensors, JSON in their header for everything else. Nothing is pickled.
 
 A checkpoint holds what its run needs to continue as if it had never stopped: weights, averaged and best weights, optimiser
-moments, step, generator states and the hash of the configuration it belongs to.
+moments, step, generator states and the hash of the configuration it belongs to, which names data and code too.
 """
 
+import ast
 import hashlib
 import json
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
+from types import ModuleType
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -27,6 +30,19 @@ def tensor_hash(*tensors: torch.Tensor) -> str:
     for tensor in tensors:
         digest.update(f"{tuple(tensor.shape)}{tensor.dtype}".encode())
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+@cache
+def code_hash(*modules: ModuleType) -> str:
+    """First 16 hex digits of SHA-256 of the modules' code, comments and docstrings left out; names the code behind a checkpoint."""
+    digest = hashlib.sha256()
+    for module in modules:
+        tree = ast.parse(Path(module.__file__).read_text(encoding="utf-8"))
+        for node in ast.walk(tree):
+            if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and ast.get_docstring(node, clean=False) is not None:
+                node.body = node.body[1:]
+        digest.update(ast.dump(tree).encode())
     return digest.hexdigest()[:16]
 
 

@@ -8,6 +8,7 @@ fit rows and divided by 2, so that their sd is sigma_data = 0.5; covariates are 
 """
 
 import copy
+import sys
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -15,11 +16,12 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from gencausal import checks, metrics
-from gencausal.checkpoints import config_hash, remember, tensor_hash
+from gencausal import checks, diffusion, distillation, metrics, sampling, schedules, seeding, training
+from gencausal.checkpoints import code_hash, config_hash, remember, tensor_hash
 from gencausal.data.table import CausalTable
 from gencausal.diffusion import SIGMA_DATA, Denoiser, edm_loss, noise_levels
 from gencausal.distillation import dmd_loss, draw_pairs, generate, log_inverse_propensity, sid_loss
+from gencausal.nn import mlp
 from gencausal.nn.mlp import OutcomeNetwork
 from gencausal.sampling import SAMPLERS, stratified_normal
 from gencausal.schedules import SIGMA_MAX, karras_sigmas, sid_sigma
@@ -27,6 +29,11 @@ from gencausal.seeding import derive, generator as make_generator, stacked
 from gencausal.training import Player, Trained, fit
 
 CLIP = 6.0
+
+
+def _code() -> str:
+    """Hash of all code that a trained stack depends on."""
+    return code_hash(schedules, mlp, diffusion, distillation, sampling, training, seeding, metrics, sys.modules[__name__])
 
 
 @dataclass(frozen=True)
@@ -38,8 +45,8 @@ class TeacherConfig:
     embedding: int = 128  # width of one arm's embedding
     decoder: int = 64  # width of the light decoder
     gate: float = 0.5  # initial feature gate
-    gate_penalty: float = 0.005  # L1 penalty on the gates
-    rounds: int = 3000  # optimiser steps
+    gate_penalty: float = 0.02  # L1 penalty on the gates
+    rounds: int = 1500  # optimiser steps
     batch: int = 256  # units a step
     levels: int = 4  # noise levels a unit and step, the first at sigma_max
     lr: float = 3e-3  # peak learning rate
@@ -171,7 +178,7 @@ def train_teacher(data: Outcomes, config: TeacherConfig, seed: int, folder: Path
         return {"edm": edm_loss(denoiser, table_rows(y, row)[:, :, None], e, sigma, eps), "gates": config.gate_penalty * denoiser.network.gates.penalty()}
 
     player = Player(denoiser, loss, config.lr, weight_decay=config.weight_decay, undecayed=("gates.gate",), average=config.average)
-    identity = {"kind": "teacher", "data": data.signature(), "seed": seed} | asdict(config)
+    identity = {"kind": "teacher", "code": _code(), "data": data.signature(), "seed": seed} | asdict(config)
     return fit({"teacher": player}, config.rounds, streams, config=identity, seed=seed, score=lambda m: held_out_scores(data, m["teacher"], teacher_draws),
                score_every=config.score_every, patience=config.patience, checkpoint=_file(folder, "teacher", identity), label="teacher")
 
@@ -226,7 +233,7 @@ def distil(teacher: Denoiser, data: Outcomes, config: DistillationConfig, seed: 
 
     shared = dict(betas=(config.beta1, 0.999), weight_decay=config.weight_decay, average=config.average)
     players = {"generator": Player(student, generator_loss, config.generator_lr, **shared), "fake": Player(fake, fake_loss, config.fake_lr, updates=config.fake_updates, **shared)}
-    identity = {"kind": "generator", "data": data.signature(), "teacher": tensor_hash(*teacher.parameters()), "seed": seed} | asdict(config)
+    identity = {"kind": "generator", "code": _code(), "data": data.signature(), "teacher": tensor_hash(*teacher.parameters()), "seed": seed} | asdict(config)
     return fit(players, config.rounds, streams, config=identity, seed=seed, score=lambda m: held_out_scores(data, m["generator"], generator_draws(config.sigma_init)),
                score_every=config.score_every, patience=config.patience, checkpoint=_file(folder, f"generator-{config.divergence}-{config.law}", identity), label=f"distillation ({config.divergence}, {config.law})")
 
@@ -307,7 +314,7 @@ def predict(data: Outcomes, tables: list[CausalTable], denoiser: Denoiser, draw,
         mu[:, train], mu[:, test] = np.median(parts["train"].numpy(), -1), np.median(parts["draws"].numpy(), -1)
         return {"mu": torch.as_tensor(mu), "draws": parts["draws"]}
 
-    identity = {"data": data.signature(), "weights": tensor_hash(*denoiser.parameters()), "label": label, "n": n, "n_train": n_train}
+    identity = {"code": _code(), "data": data.signature(), "weights": tensor_hash(*denoiser.parameters()), "label": label, "n": n, "n_train": n_train}
     found = remember(folder, label, identity, compute)
     return Prediction(found["mu"].numpy(), found["draws"].numpy())
 
