@@ -42,6 +42,7 @@ batch = 128  # rows or pairs a step
 distillation_rounds = 80  # generator steps
 teacher_score_every = 30  # rounds between held-out scores of the teacher, as in 01_diffusion_pretraining
 score_every = 20  # the same of the generators
+alpha = 0.5  # coefficient of the SiD loss
 methods = ["iwdd", "dmd"]  # of iwdd, iwdd_obs, iwdd_ipw, iwdd_bernoulli, dmd, iwdd_all_weights
 draws = 50  # draws a unit and arm
 teacher_steps = 50  # Heun steps of the teacher's sampler
@@ -52,7 +53,7 @@ device = "auto"  # auto, cpu, cuda or mps
 
 # %%
 teacher_config = TeacherConfig(rounds=teacher_rounds, width=width, batch=batch, score_every=teacher_score_every)
-base = {"rounds": distillation_rounds, "batch": batch, "score_every": score_every}
+base = {"rounds": distillation_rounds, "batch": batch, "score_every": score_every, "alpha": alpha}
 variants = {
     "iwdd": DistillationConfig(law="shuffle", **base),
     "iwdd_obs": DistillationConfig(law="obs", **base),
@@ -98,9 +99,9 @@ figures.show(fig, alt="Share of treated units by quantile group of the covariate
 # Teacher $D_\phi$ (frozen), fake score $D_\psi$ (follows the generator's own law) and generator start from the same weights. With
 # $y = D_\theta(\sigma_0\varepsilon; \sigma_0, x, z)$ (`Eq. generator`, $\sigma_0 = 2.5$) and $y_\sigma = y + \sigma\varepsilon'$, the generator descends (`Eq. sid-split`)
 #
-# $$L_\theta = \mathbb E\; w\, \frac{(1-\alpha)\,(D_\phi - D_\psi)^2 + (D_\phi - D_\psi)(D_\psi - y)}{\mathrm{sg}\,\lvert y - D_\phi\rvert}, \qquad \alpha = \tfrac12,$$
+# $$L_\theta = \mathbb E\; w\, \frac{(1-\alpha)\,(D_\phi - D_\psi)^2 + (D_\phi - D_\psi)(D_\psi - y)}{\mathrm{sg}\,\lvert y - D_\phi\rvert}$$
 #
-# with gradient through both denoisers, and the fake score descends the loss of `Eq. 8, Karras et al. 2022` on the generator's outcomes under the
+# with gradient through both denoisers ($\alpha = \tfrac12$ unless said otherwise), and the fake score descends the loss of `Eq. 8, Karras et al. 2022` on the generator's outcomes under the
 # same pair $(x, z)$. `dmd` replaces the Fisher divergence by the Kullback-Leibler divergence (`Eq. dmd`).
 #
 # One choice is ours: generator and fake score keep the teacher's embedding of $(x, z)$ and train the decoder alone. Held-out factual CRPS
