@@ -54,6 +54,7 @@ def forest(table: pd.DataFrame, reference: float, xlabel: str, alt: str, caption
             axes.plot([row.ci_low, row.ci_high], [place, place], color=COLOURS[row.verdict], linewidth=2)
         axes.plot(row.ours, place, MARKERS[row.verdict], color=COLOURS[row.verdict], markersize=8, markerfacecolor=None if known else "white")
         axes.annotate(row.verdict, (row.ours, place), xytext=(0, 9), textcoords="offset points", ha="center", fontsize=9)
+    axes.margins(x=0.25)
     axes.set_yticks(range(len(table)), table["label"])
     axes.set_ylim(len(table) - 0.4, -0.8)
     axes.set_xlabel(xlabel)

@@ -139,7 +139,7 @@ def scrub(text: str) -> str:
     """`text` without the absolute paths of this machine: the root, the build and environment folders, the home and the temporary folder."""
     known = {str(paths.root()): ".", os.environ.get("GENCAUSAL_BUILD", ""): "build", sys.prefix: ".venv", sys.base_prefix: "<python>",
              str(Path.home()): "~", os.path.realpath(tempfile.gettempdir()): "<tmp>", tempfile.gettempdir(): "<tmp>"}
-    text = re.sub(r"[^\s\"']*/ipykernel_\d+/\d+\.py", "<cell>", text)
+    text = re.sub(r"(?<![^\s\"'(])[^\s\"']{0,200}/ipykernel_\d+/\d+\.py", "<cell>", text)  # tried at the start of a word only, so that long words cost nothing
     for folder in sorted(known, key=len, reverse=True):
         if len(folder) > 1 and folder not in ("/usr", "/usr/local"):
             text = re.sub(re.escape(folder) + r"(?=[/\\\s\"':;,)\]<]|$)", known[folder], text)

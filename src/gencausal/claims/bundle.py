@@ -32,7 +32,7 @@ def make(claim: Claim, verdict: Verdict, profile: str) -> dict[str, object]:
         "Claim": f"{claim.key}: {claim.statement}",
         "Source": f"{claim.paper}; {claim.source}",
         "Published": f"{published} ({claim.published_status})" if claim.published is not None else published,
-        "Ours": f"{interval(verdict)}, {verdict.n_units} units, {verdict.n_seeds} seeds, profile {profile}",
+        "Ours": f"{interval(verdict)}, {_count(verdict.n_units, 'unit')}, {_count(verdict.n_seeds, 'seed')}, profile {profile}",
         "Verdict": f"{SHAPES[verdict.verdict]} {verdict.verdict}",
         "Why": verdict.note,
     }
@@ -50,6 +50,10 @@ def make(claim: Claim, verdict: Verdict, profile: str) -> dict[str, object]:
         "text/html": f'<table class="claim verdict-{slug}" data-claim="{escape(claim.key)}"><tbody>{body}</tbody></table>',
         "text/plain": "\n".join(f"{name}: {text}" for name, text in table.items() if text),
     }
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def _plain(value: float) -> float | None:
