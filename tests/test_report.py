@@ -139,6 +139,10 @@ def test_private_characters_of_the_data_fetch_no_formula(root):
     assert made.body.count("<math") == 1 and "\ue000" not in made.body
 
 
+def test_scripts_and_styles_go_with_their_content():
+    assert clean.html("a<script>alert(1)</script>b<style>td {color: red}</style>c<svg><title>x</title></svg>") == "abc"
+
+
 def test_harmless_html_survives():
     kept = '<table class="dataframe"><tbody><tr><td style="text-align: right;">1</td></tr></tbody></table><a href="https://example.org/a?b=1">web</a>'
     made = BeautifulSoup(clean.html(kept), "html.parser")
@@ -346,10 +350,11 @@ def test_the_graph_puts_readers_to_the_right_of_what_they_read():
     assert [link["href"] for link in drawn("a")] == ["01.html"] and len(drawn("rect")) == 2 and "not run" in drawn.svg["aria-label"]
 
 
-def test_a_rerun_is_put_beside_the_published_report(built, root):
+@pytest.mark.parametrize("elsewhere", [[0.2, 0.3], [0.01, 0.1]])
+def test_a_rerun_is_put_beside_the_published_report(built, root, elsewhere):
     published = pd.read_csv(paths.build("smoke") / "results" / "claims.csv")
     published["profile"] = "full"
-    published.loc[published["claim"] == "iwdd.C4", ["ci_low", "ci_high"]] = [0.2, 0.3]
+    published.loc[published["claim"] == "iwdd.C4", ["ci_low", "ci_high"]] = elsewhere
     published.loc[published["claim"] == "iwdd.C8", ["ci_low", "ci_high"]] = np.nan
     paths.write_whole(root / "reports" / "results" / "claims.csv", published.to_csv(index=False))
     made = soup(report.build("smoke")).find(id="rerun").find_next("table")
