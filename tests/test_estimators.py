@@ -244,8 +244,9 @@ def test_three_arms():
     y = x[:, 0] + 3.0 * (t == 2) + 0.3 * rng.normal(size=600)
     model = IWDD(teacher_rounds=250, distillation_rounds=80, width=32).fit(y, t, X=x)
     assert model.ate(x, T0=0, T1=2) == pytest.approx(3, abs=0.4) and model.ate(x, T0=0, T1=1) == pytest.approx(0, abs=0.4)
-    with pytest.raises(InputError, match="ipw.*shuffle"):
-        IWDD(law="ipw").fit(y, t, X=x)
+    for law in ("ipw", "bernoulli"):
+        with pytest.raises(InputError, match=f"{law}.*two arms, not 3.*shuffle"):
+            IWDD(law=law).fit(y, t, X=x)
 
 
 def test_scikit_learn_habits():

@@ -8,7 +8,6 @@ import torch
 from sklearn.base import BaseEstimator
 
 from gencausal import checks
-from gencausal.distillation import LAWS
 from gencausal.estimators import outcomes
 from gencausal.estimators.outcomes import DistillationConfig, TeacherConfig, distil, generator_draws, potential_draws, prepare, train_teacher
 from gencausal.sampling import stratified_normal
@@ -49,13 +48,11 @@ class IWDD(BaseEstimator):
             raise checks.InputError(f"X has {len(x)} rows; IWDD needs at least {FEWEST_ROWS} to train and to hold some out.")
         if np.ptp(y) == 0:
             raise checks.InputError("Y is constant; an outcome without variation has no effect to estimate.")
-        for name, options in (("law", LAWS), ("divergence", ("sid", "dmd"))):
-            checks.choice(getattr(self, name), name, options)
+        outcomes.check_law(self.law, t.max() + 1)
+        checks.choice(self.divergence, "divergence", ("sid", "dmd"))
         for name in ("teacher_rounds", "distillation_rounds", "width", "n_draws"):
             checks.whole(getattr(self, name), name)
         checks.fraction(self.validation_share, "validation_share")
-        if self.law == "ipw" and t.max() > 1:
-            raise checks.InputError(f"law 'ipw' handles two arms, not {t.max() + 1}; use law='shuffle', which needs no propensity.")
         order = numpy_generator(self.random_state, "validation").permutation(len(x))
         held, rest = np.split(order, [max(1, int(self.validation_share * len(x)))])
         if len(missing := np.setdiff1d(np.arange(t.max() + 1), t[rest])):
