@@ -339,6 +339,8 @@ def test_the_headline_table_is_sorted_and_shows_its_references(shown):
 
 def test_numbers_as_they_are_printed():
     assert [layout.number(value) for value in (0.16049, -0.04, 12, 1234.5678, 2.5e-5, None, float("nan"), "", "about 3")] == ["0.160", "−0.0400", "12", "1235", "2.5e−5", "–", "–", "–", "about 3"]
+    assert [layout.number(value) for value in (9.6e-15, 2e-12)] == ["0", "2e−12"]
+    assert [layout.count(value, "seed") for value in (1, 3, None)] == ["1 seed", "3 seeds", "– seeds"]
     assert [layout.duration(value) for value in (3.21, 59, 192, 7500, None)] == ["3.2 s", "59 s", "3 min 12 s", "2 h 05 min", "–"]
 
 

@@ -59,6 +59,8 @@ def number(value, digits: int = 3) -> str:
         return str(value)
     if math.isnan(value):
         return "–"
+    if abs(value) < 1e-12:  # rounding error of a sum that is zero
+        return "0"
     if value == int(value) and abs(value) < 1e6:
         return str(int(value))
     text = f"{value:.{digits}g}" if not 1e-3 <= abs(value) < 1e6 else f"{value:.{max(digits - 1 - math.floor(math.log10(abs(value))), 0)}f}"
@@ -79,6 +81,11 @@ def with_interval(value, low, high) -> str:
     return f"{shown} [no interval]" if "–" in bounds else f"{shown} [{bounds[0]}, {bounds[1]}]"
 
 
+def count(value, word: str) -> str:
+    """`1 seed`, `3 seeds`, `– seeds`."""
+    return f"{number(value)} {word}{'' if value == 1 else 's'}"
+
+
 def duration(seconds) -> str:
     """`48 s`, `3 min 12 s`, `2 h 05 min`."""
     if seconds is None or seconds != seconds:
@@ -95,7 +102,7 @@ def environment() -> jinja2.Environment:
     """Jinja over `templates/`: everything is escaped and an unknown name is an error."""
     made = jinja2.Environment(loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     made.filters |= {"number": number, "plain": plain, "duration": duration}
-    made.globals |= {"badge": badge, "with_interval": with_interval, "style": Markup((TEMPLATES / "style.css").read_text(encoding="utf-8"))}
+    made.globals |= {"badge": badge, "count": count, "with_interval": with_interval, "style": Markup((TEMPLATES / "style.css").read_text(encoding="utf-8"))}
     return made
 
 
