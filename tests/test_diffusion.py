@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from gencausal.diffusion import SIGMA_DATA, Denoiser, edm_loss, gaussian_denoiser, mixture_denoiser, noise_levels, precondition
+from gencausal.diffusion import SIGMA_DATA, Denoiser, GaussianTeacher, edm_loss, gaussian_denoiser, mixture_denoiser, noise_levels, precondition
 from gencausal.nn.mlp import OutcomeNetwork
 from gencausal.schedules import SIGMA_MAX
 
@@ -130,3 +130,11 @@ def test_gaussian_skip_holds_the_exact_denoiser():
     e = denoiser.embed(torch.zeros(1, 1, 3), torch.zeros(1, 1, dtype=torch.long))
     assert torch.allclose(net.decode(c.c_in * y, c.c_noise.reshape(1, 1, 1), e), exact, atol=1e-5)
     assert torch.allclose(denoiser(y, sigma, e), gaussian_denoiser(y, sigma, torch.tensor(mu), torch.tensor(variance)), atol=1e-5)
+
+
+def test_gaussian_teacher_is_the_exact_denoiser_of_each_arm():
+    teacher = GaussianTeacher(lambda x: torch.stack([x[..., 0], x[..., 0] + 1], -1), 0.04)
+    x, y, sigma = torch.randn(2, 5, 3), torch.randn(2, 5, 4), torch.tensor(0.3)
+    e = teacher.encode(x)
+    assert e.shape == (2, 5, 2, 1)
+    assert torch.allclose(teacher(y, sigma, e[:, :, 1]), gaussian_denoiser(y, sigma, x[..., :1] + 1, torch.tensor(0.04)))

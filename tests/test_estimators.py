@@ -11,6 +11,7 @@ from sklearn.base import clone
 from gencausal.checks import InputError
 from gencausal.data import synthetic
 from gencausal.data.table import CausalTable, split
+from gencausal.diffusion import GaussianTeacher
 from gencausal.estimators import IWDD
 from gencausal.estimators import outcomes
 from gencausal.estimators.outcomes import DistillationConfig, TeacherConfig, distil, generator_draws, only, potential_draws, predict, prepare_tables, table_rows, train_teacher
@@ -147,6 +148,31 @@ def test_predictions_are_remembered(stack, tmp_path, monkeypatch):
     assert np.array_equal(first.mu, again.mu) and np.array_equal(first.draws, again.draws)
     test = tables[0].test
     assert np.allclose(first.mu[0, test], np.median(first.draws[0], -1))
+
+
+@pytest.mark.parametrize("law", ["shuffle", "obs"])
+def test_an_exact_teacher_is_reached(law):
+    """E3 of the specification in small: teacher N(mu_z(x), v) in closed form, generator and fake score fresh networks. The generator's means come
+    within 0.15 sd of the outcome of mu, its spread within 30 % of sqrt(v), though it never sees an outcome."""
+    toy = table(7, n=600)
+    data = prepare_tables([toy], seed=0)
+
+    def mean(x):
+        own = x * data.x_scale[:, None] + data.x_center[:, None]
+        mu = torch.stack([own[..., 0], own[..., 0] + 1 + own[..., 1]], -1)
+        return (mu - data.y_center[:, None, None]) / data.y_scale[:, None, None]
+
+    variance = (0.3 / data.y_scale.item()) ** 2
+    fresh = train_teacher(data, TeacherConfig(width=32, depth=2, embedding=32, decoder=32, rounds=1, batch=8, gate_penalty=0.0, gate=1.0), seed=0).modules["teacher"]
+    config = DistillationConfig(law=law, trainable="all", rounds=500, batch=128, generator_lr=2e-3, fake_lr=4e-3, score_every=100)
+    student = distil(GaussianTeacher(mean, variance), data, config, seed=0, start=fresh).modules["generator"]
+    found = predict(data, [toy], student, generator_draws(config.sigma_init), 25)
+    inside = np.abs(toy.x[toy.test]).max(1) < 2
+    error = (found.mu[0] - toy.mu)[toy.test][inside]
+    assert np.sqrt((error**2).mean()) < 0.15 * toy.y.std()
+    assert found.draws[0][inside].std(-1).mean() == pytest.approx(0.3, rel=0.3)
+    with pytest.raises(InputError, match="start needs trainable='all'"):
+        distil(GaussianTeacher(mean, variance), data, DistillationConfig(), seed=0, start=fresh)
 
 
 class Killed(BaseException):

@@ -9,6 +9,7 @@ c = (x, z) covariates and arm. Tensors are [S, B, M]: S stacked networks, B unit
 `Eq. gaussian-denoiser`:  y ~ N(mu, v)  =>  D = (sigma^2 mu + v y_sigma) / (sigma^2 + v)
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -40,6 +41,10 @@ class Denoiser(nn.Module):
     def __init__(self, network: nn.Module, sigma_data: float = SIGMA_DATA):
         super().__init__()
         self.network, self.sigma_data = network, sigma_data
+
+    def encode(self, x: torch.Tensor) -> torch.Tensor:
+        """Embeddings of x under every arm: `x [S, B, d] -> [S, B, K, h]`."""
+        return self.network.encode(x)
 
     def embed(self, x: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
         """Embedding of the condition c = (x, z): `x [S, B, d], z [S, B] -> [S, B, h]`. Every loss and every sampler goes through here."""
@@ -94,6 +99,26 @@ def noise_levels(normal: torch.Tensor, mean: float, sd: float, with_prior_level:
 def gaussian_denoiser(y: torch.Tensor, sigma: torch.Tensor, mu: torch.Tensor, variance: torch.Tensor) -> torch.Tensor:
     """Exact D for y ~ N(mu, variance); all arguments broadcast (Eq. gaussian-denoiser)."""
     return (sigma**2 * mu + variance * y) / (sigma**2 + variance)
+
+
+class GaussianTeacher(nn.Module):
+    """The exact denoiser of y | x, z ~ N(mu_z(x), variance), to stand in for a trained teacher (Eq. gaussian-denoiser).
+
+    mean: maps covariates x [S, B, d] to the means of every arm, [S, B, K]; variance: > 0; both on the model scale. The embedding of (x, z) is mu_z(x).
+    """
+
+    def __init__(self, mean: Callable[[torch.Tensor], torch.Tensor], variance: float):
+        super().__init__()
+        self.mean = mean
+        self.register_buffer("variance", torch.tensor(float(variance)))
+
+    def encode(self, x: torch.Tensor) -> torch.Tensor:
+        """`x [S, B, d] -> [S, B, K, 1]`."""
+        return self.mean(x)[..., None]
+
+    def forward(self, y: torch.Tensor, sigma: torch.Tensor, e: torch.Tensor) -> torch.Tensor:
+        """Denoised outcome, [S, B, M], of `y [S, B, M]` at `sigma` (broadcasts to y) under `e [S, B, 1]`."""
+        return gaussian_denoiser(y, sigma, e, self.variance)
 
 
 def mixture_denoiser(y: torch.Tensor, sigma: torch.Tensor, weights: torch.Tensor, means: torch.Tensor, variances: torch.Tensor) -> torch.Tensor:

@@ -19,7 +19,7 @@ import torch
 from gencausal import checks, diffusion, distillation, metrics, sampling, schedules, seeding, training
 from gencausal.checkpoints import code_hash, config_hash, remember, tensor_hash
 from gencausal.data.table import CausalTable
-from gencausal.diffusion import SIGMA_DATA, Denoiser, edm_loss, noise_levels
+from gencausal.diffusion import SIGMA_DATA, Denoiser, GaussianTeacher, edm_loss, noise_levels
 from gencausal.distillation import dmd_loss, draw_pairs, generate, log_inverse_propensity, sid_loss
 from gencausal.nn import mlp
 from gencausal.nn.mlp import OutcomeNetwork
@@ -190,16 +190,19 @@ def check_law(law: str, arms: int) -> None:
         raise checks.InputError(f"law {law!r} handles two arms, not {arms}; use law='shuffle', which takes any number and needs no propensity.")
 
 
-def distil(teacher: Denoiser, data: Outcomes, config: DistillationConfig, seed: int, folder: Path | None = None) -> Trained:
+def distil(teacher: Denoiser | GaussianTeacher, data: Outcomes, config: DistillationConfig, seed: int, folder: Path | None = None, start: Denoiser | None = None) -> Trained:
     """One-step generators of every slice, distilled from `teacher` under `config.law` without any outcome.
 
-    The averaged generator is chosen by held-out factual CRPS; the teacher's parameters are left as they are.
+    The averaged generator is chosen by held-out factual CRPS; the teacher's parameters are left as they are. start: the denoiser
+    whose copies generator and fake score begin from, by default the teacher; needed, with trainable='all', where the teacher is an oracle.
     """
     checks.choice(config.divergence, "divergence", ("sid", "dmd"))
     checks.choice(config.trainable, "trainable", ("all", "decoder"))
     check_law(config.law, data.arms)
     streams = data.generators(seed, f"distil-{config.law}")
-    student, fake = copy.deepcopy(teacher).requires_grad_(True), copy.deepcopy(teacher).requires_grad_(True)
+    if start is not None and config.trainable != "all":
+        raise checks.InputError("start needs trainable='all': with trainable='decoder' the networks keep the teacher's embedding.")
+    student, fake = (copy.deepcopy(start or teacher).requires_grad_(True) for _ in range(2))
     if config.trainable == "decoder":
         for module in (student, fake):
             for part in (module.network.gates, module.network.trunk, module.network.heads):
@@ -207,7 +210,7 @@ def distil(teacher: Denoiser, data: Outcomes, config: DistillationConfig, seed: 
     x, z = table_rows(data.x, data.fit), table_rows(data.z, data.fit)
     log_weight = log_inverse_propensity(z, table_rows(estimated_propensity(data), data.fit), config.clip) if config.law == "ipw" else None
     with torch.no_grad():
-        embedded = teacher.network.encode(x)
+        embedded = teacher.encode(x)
 
     def teacher_embedding(pairs) -> torch.Tensor:
         return embedded[torch.arange(len(x), device=x.device)[:, None], pairs.row, pairs.z]
@@ -241,7 +244,7 @@ def distil(teacher: Denoiser, data: Outcomes, config: DistillationConfig, seed: 
 
     shared = dict(betas=(config.beta1, 0.999), weight_decay=config.weight_decay, average=config.average)
     players = {"generator": Player(student, generator_loss, config.generator_lr, **shared), "fake": Player(fake, fake_loss, config.fake_lr, updates=config.fake_updates, **shared)}
-    identity = {"kind": "generator", "code": _code(), "data": data.signature(), "teacher": tensor_hash(*teacher.parameters()), "seed": seed} | asdict(config)
+    identity = {"kind": "generator", "code": _code(), "data": data.signature(), "teacher": tensor_hash(*teacher.state_dict().values(), embedded), "start": start and tensor_hash(*start.parameters()), "seed": seed} | asdict(config)
     return fit(players, config.rounds, streams, config=identity, seed=seed, score=lambda m: held_out_scores(data, m["generator"], generator_draws(config.sigma_init)),
                score_every=config.score_every, patience=config.patience, checkpoint=_file(folder, f"generator-{config.divergence}-{config.law}", identity), label=f"distillation ({config.divergence}, {config.law})")
 
@@ -294,7 +297,7 @@ def potential_draws(data: Outcomes, denoiser: Denoiser, draw, x: torch.Tensor, e
     size = max(1, chunk // (len(x) * data.arms * eps.shape[-1]))
     parts = []
     for start in range(0, x.shape[1], size):
-        e = denoiser.network.encode(x[:, start:start + size]).flatten(1, 2)
+        e = denoiser.encode(x[:, start:start + size]).flatten(1, 2)
         noise = eps.expand(*e.shape[:2], -1) if eps.dim() == 1 else eps[:, start:start + size].flatten(1, 2)
         parts.append(draw(denoiser, noise, e).unflatten(1, (-1, data.arms)))
     return torch.cat(parts, 1) * data.y_scale.view(-1, 1, 1, 1) + data.y_center.view(-1, 1, 1, 1)
