@@ -81,8 +81,8 @@ def test_verdicts_of_a_ratio(a, rule, word):
 
 
 def test_ratio_is_a_ratio_of_means():
-    made = claims.verdict(make([RATIO]), rows({"a": [[1.0] * 2, [3.0] * 2], "b": [[2.0] * 2, [2.0] * 2]}))
-    assert made.ours == pytest.approx(1.0) and (made.ci_low, made.ci_high) == pytest.approx((0.5, 1.5))
+    made = claims.verdict(make([RATIO]), rows({"a": [[1.0] * 2, [3.0] * 2], "b": [[1.0] * 2, [2.0] * 2]}))
+    assert made.ours == pytest.approx(4 / 3) and (made.ci_low, made.ci_high) == pytest.approx((1.0, 1.5)), "the mean of ratios would be 1.25"
     zero = claims.verdict(make([RATIO]), rows({"a": [[1.0] * 2] * 2, "b": [[0.0] * 2] * 2}))
     assert zero.verdict == "not shown" and np.isnan(zero.ours)
 
