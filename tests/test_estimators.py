@@ -32,10 +32,10 @@ def table(seed: int, n: int = 300, unit: str = "a") -> CausalTable:
 
 
 @pytest.fixture(scope="module")
-def stack():
+def stack(device):
     """Two tables, their teachers and shuffled generators, hardly trained."""
     tables = [table(0), table(1, unit="b")]
-    data = prepare_tables(tables, seed=0)
+    data = prepare_tables(tables, seed=0, device=device)
     teacher = train_teacher(data, TEACHER, seed=0).modules["teacher"]
     before = copy.deepcopy(teacher.state_dict())
     student = distil(teacher, data, STUDENT, seed=0).modules["generator"]
@@ -115,7 +115,7 @@ def test_a_stack_trains_like_its_members(stack):
     """Each table alone gives the draws it gives in company, up to rounding."""
     tables, data, teacher, student, _ = stack
     for s, toy in enumerate(tables):
-        alone = prepare_tables([toy], seed=0)
+        alone = prepare_tables([toy], seed=0, device=data.device)
         own_teacher = train_teacher(alone, TEACHER, seed=0).modules["teacher"]
         own = distil(own_teacher, alone, STUDENT, seed=0).modules["generator"]
         found = predict(alone, [toy], own, generator_draws(2.5), 20)
@@ -127,14 +127,14 @@ def test_a_stack_trains_like_its_members(stack):
 def test_only_takes_one_slice(stack):
     tables, data, _, student, _ = stack
     one, network = only(data, student, 1)
-    x, eps = torch.as_tensor(tables[1].x[:7]), stratified_normal(9)
+    x, eps = torch.as_tensor(tables[1].x[:7]), stratified_normal(9, data.device)
     assert torch.allclose(potential_draws(one, network, generator_draws(2.5), x, eps)[0], potential_draws(data, student, generator_draws(2.5), x, eps)[1], atol=1e-5)
     assert one.units == ("toy/b",)
 
 
 def test_chunks_and_batches_do_not_matter(stack):
     tables, data, _, student, _ = stack
-    x, eps = torch.as_tensor(tables[0].x[:40]), stratified_normal(9)
+    x, eps = torch.as_tensor(tables[0].x[:40]), stratified_normal(9, data.device)
     whole = potential_draws(data, student, generator_draws(2.5), x, eps)
     assert torch.allclose(potential_draws(data, student, generator_draws(2.5), x, eps, chunk=100), whole, atol=1e-5)
     assert torch.allclose(potential_draws(data, student, generator_draws(2.5), x[5:6], eps), whole[:, 5:6], atol=1e-5)
@@ -151,11 +151,11 @@ def test_predictions_are_remembered(stack, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("law", ["shuffle", "obs"])
-def test_an_exact_teacher_is_reached(law):
+def test_an_exact_teacher_is_reached(law, device):
     """E3 of the specification in small: teacher N(mu_z(x), v) in closed form, generator and fake score fresh networks. The generator's means come
     within 0.15 sd of the outcome of mu, its spread within 30 % of sqrt(v), though it never sees an outcome."""
     toy = table(7, n=600)
-    data = prepare_tables([toy], seed=0)
+    data = prepare_tables([toy], seed=0, device=device)
 
     def mean(x):
         own = x * data.x_scale[:, None] + data.x_center[:, None]
@@ -165,14 +165,14 @@ def test_an_exact_teacher_is_reached(law):
     variance = (0.3 / data.y_scale.item()) ** 2
     fresh = train_teacher(data, TeacherConfig(width=32, depth=2, embedding=32, decoder=32, rounds=1, batch=8, gate_penalty=0.0, gate=1.0), seed=0).modules["teacher"]
     config = DistillationConfig(law=law, trainable="all", rounds=500, batch=128, generator_lr=2e-3, fake_lr=4e-3, score_every=100)
-    student = distil(GaussianTeacher(mean, variance), data, config, seed=0, start=fresh).modules["generator"]
+    student = distil(GaussianTeacher(mean, variance).to(device), data, config, seed=0, start=fresh).modules["generator"]
     found = predict(data, [toy], student, generator_draws(config.sigma_init), 25)
     inside = np.abs(toy.x[toy.test]).max(1) < 2
     error = (found.mu[0] - toy.mu)[toy.test][inside]
     assert np.sqrt((error**2).mean()) < 0.15 * toy.y.std()
     assert found.draws[0][inside].std(-1).mean() == pytest.approx(0.3, rel=0.3)
     with pytest.raises(InputError, match="start needs trainable='all'"):
-        distil(GaussianTeacher(mean, variance), data, DistillationConfig(), seed=0, start=fresh)
+        distil(GaussianTeacher(mean, variance).to(device), data, DistillationConfig(), seed=0, start=fresh)
 
 
 class Killed(BaseException):
@@ -207,9 +207,9 @@ def test_a_killed_fit_continues_to_the_same_bits(tmp_path, monkeypatch, stage):
 
 
 @pytest.fixture(scope="module")
-def fitted():
+def fitted(device):
     toy = table(5, n=800)
-    return toy, IWDD(teacher_rounds=400, distillation_rounds=150, width=48).fit(toy.y[toy.train], toy.t[toy.train], X=toy.x[toy.train])
+    return toy, IWDD(teacher_rounds=400, distillation_rounds=150, width=48, device=str(device)).fit(toy.y[toy.train], toy.t[toy.train], X=toy.x[toy.train])
 
 
 def test_a_known_effect_is_recovered(fitted):

@@ -63,7 +63,7 @@ def forest(table: pd.DataFrame, reference: float, xlabel: str, alt: str, caption
 
 def table(frame: pd.DataFrame, digits: int = 3) -> None:
     """Display `frame`, rounded, as an HTML table without its index and as plain text."""
-    text = rounded(frame, digits)
+    text = rounded(frame, digits).rename_axis(None, axis=1)  # a pivot's name for its columns would head a blank one
     display({"text/html": text.to_html(index=False, border=0, justify="left"), "text/plain": text.to_string(index=False)}, raw=True)
 
 
