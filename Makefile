@@ -30,7 +30,7 @@ $(STAMP): pyproject.toml requirements/lock.txt
 
 reports: $(STAMP)  ## run the study at PROFILE and write build/<profile>/reports/index.html
 	@$(SNAKEMAKE) --unlock >/dev/null 2>&1 || true
-	$(SNAKEMAKE) --rerun-incomplete --keep-going
+	@$(SNAKEMAKE) --rerun-incomplete --keep-going || { $(BIN)/gencausal report --profile $(PROFILE) || true; exit 1; }  # a failed run is reported too
 	@$(BIN)/gencausal compare --profile $(PROFILE)
 
 smoke: $(STAMP)  ## the five-minute version of reports
