@@ -111,6 +111,8 @@ def test_first_level_is_the_prior():
     sigma = noise_levels(torch.zeros(1, 2, 3), -1.2, 1.2)
     assert (sigma[:, :, 0] == SIGMA_MAX).all() and torch.allclose(sigma[:, :, 1:], torch.tensor(-1.2).exp())
     assert (noise_levels(torch.zeros(1, 2, 3), -1.2, 1.2, with_prior_level=False) < 1).all()
+    with pytest.raises(ValueError, match="at least 2"):
+        noise_levels(torch.zeros(1, 2, 1), -1.2, 1.2)
 
 
 def test_gaussian_skip_holds_the_exact_denoiser():

@@ -104,6 +104,38 @@ def test_every_variant_runs_and_differs(stack, change):
     assert not torch.equal(other.network.out.weight, student.network.out.weight)
 
 
+@pytest.mark.parametrize("law", ["shuffle", "obs", "ipw", "bernoulli"])
+def test_the_law_reaches_every_loss(stack, law, monkeypatch):
+    """The arms of the law, and for ipw its weights, are those under which student, teacher and fake are evaluated; the fake is unweighted."""
+    _, data, teacher, _, _ = stack
+    pairs, weights, embedded = [], [], []
+    draw, sid, embed = outcomes.draw_pairs, outcomes.sid_loss, outcomes.Denoiser.embed
+    monkeypatch.setattr(outcomes, "draw_pairs", lambda *a, **k: pairs.append(draw(*a, **k)) or pairs[-1])
+    monkeypatch.setattr(outcomes, "sid_loss", lambda y, p, f, alpha, log_w: weights.append(log_w) or sid(y, p, f, alpha, log_w))
+    monkeypatch.setattr(outcomes.Denoiser, "embed", lambda self, x, z: embedded.append((x.detach(), z)) or embed(self, x, z))
+    distil(teacher, data, DistillationConfig(law=law, rounds=2, batch=64, score_every=5, trainable="all", fake_updates=1), seed=0)
+    assert len(pairs) == 4 and len(weights) == 2 and len(embedded) >= 8  # a generator and a fake step a round, two embeddings each
+    z = table_rows(data.z, data.fit)
+    for i, made in enumerate(pairs):
+        assert all(torch.equal(seen[1], made.z) and torch.equal(seen[0], table_rows(table_rows(data.x, data.fit), made.row)) for seen in embedded[2 * i:2 * i + 2])
+        assert torch.equal(made.z, z.gather(1, made.row)) is (law in ("obs", "ipw"))
+        if i % 2 == 0:
+            assert weights[i // 2] is made.log_w
+    if law == "ipw":
+        own = outcomes.log_inverse_propensity(z, table_rows(outcomes.estimated_propensity(data), data.fit))
+        assert all(torch.allclose(made.log_w, own.gather(1, made.row)) and made.log_w.std() > 0.05 for made in pairs)
+
+
+def test_laws_share_rows_and_noise(stack):
+    """Common random numbers: with every arm equal, all laws of unit weight give the same generator."""
+    tables, _, _, _, _ = stack
+    data = prepare_tables(tables, seed=0)
+    data.z[:] = 1
+    teacher = train_teacher(data, TEACHER, seed=0).modules["teacher"]
+    same = [distil(teacher, data, DistillationConfig(law=law, rounds=3, batch=16, score_every=5), seed=0).modules["generator"] for law in ("shuffle", "obs")]
+    assert torch.equal(same[0].network.hidden.weight, same[1].network.hidden.weight)
+
+
 def test_unknown_choices_are_refused(stack):
     _, data, teacher, _, _ = stack
     for change, name in ((dict(divergence="kl"), "divergence"), (dict(trainable="head"), "trainable"), (dict(law="random"), "law")):
@@ -127,17 +159,45 @@ def test_a_stack_trains_like_its_members(stack):
 def test_only_takes_one_slice(stack):
     tables, data, _, student, _ = stack
     one, network = only(data, student, 1)
-    x, eps = torch.as_tensor(tables[1].x[:7]), stratified_normal(9, data.device)
-    assert torch.allclose(potential_draws(one, network, generator_draws(2.5), x, eps)[0], potential_draws(data, student, generator_draws(2.5), x, eps)[1], atol=1e-5)
+    x, eps = tables[1].x[:7], stratified_normal(9, data.device)
+    assert np.allclose(potential_draws(one, network, generator_draws(2.5), x, eps)[0], potential_draws(data, student, generator_draws(2.5), x, eps)[1], atol=1e-5)
     assert one.units == ("toy/b",)
+
+
+def test_another_unit_of_the_outcome_is_other_data():
+    """Y and 2 Y have the same scaled values; their signatures differ, so that no cached prediction is taken for the other's."""
+    toy, double = table(0), table(0)
+    double.y[:] *= 2
+    assert torch.allclose(prepare_tables([toy], 0).y, prepare_tables([double], 0).y) and prepare_tables([toy], 0).signature() != prepare_tables([double], 0).signature()
+
+
+def test_large_offsets_cost_no_digits(stack):
+    """Covariates and outcomes far from zero are scaled in float64: the same scaled data, and effects that do not round away."""
+    tables, data, _, student, _ = stack
+    far = copy.deepcopy(tables)
+    for toy in far:
+        toy.x[:] += 1e7
+        toy.y[:] += 1e8
+    moved = prepare_tables(far, seed=0)
+    assert torch.allclose(moved.x, data.x, atol=1e-4) and torch.allclose(moved.y, data.y, atol=1e-4)
+    eps = stratified_normal(9, data.device)
+    effect = [np.subtract(*potential_draws(d, student, generator_draws(2.5), t[0].x[:20], eps)[0].transpose(1, 0, 2)) for d, t in ((data, tables), (moved, far))]
+    assert np.allclose(*effect, atol=1e-3) and np.abs(effect[0]).max() > 0.1
+
+
+def test_tables_of_another_split_do_not_stack():
+    other = table(1, unit="b")
+    swapped = CausalTable(**{**vars(other), "train": other.test, "test": other.train})
+    with pytest.raises(InputError, match="split otherwise"):
+        prepare_tables([table(0), swapped], seed=0)
 
 
 def test_chunks_and_batches_do_not_matter(stack):
     tables, data, _, student, _ = stack
-    x, eps = torch.as_tensor(tables[0].x[:40]), stratified_normal(9, data.device)
+    x, eps = tables[0].x[:40], stratified_normal(9, data.device)
     whole = potential_draws(data, student, generator_draws(2.5), x, eps)
-    assert torch.allclose(potential_draws(data, student, generator_draws(2.5), x, eps, chunk=100), whole, atol=1e-5)
-    assert torch.allclose(potential_draws(data, student, generator_draws(2.5), x[5:6], eps), whole[:, 5:6], atol=1e-5)
+    assert np.allclose(potential_draws(data, student, generator_draws(2.5), x, eps, chunk=100), whole, atol=1e-5)
+    assert np.allclose(potential_draws(data, student, generator_draws(2.5), x[5:6], eps), whole[:, 5:6], atol=1e-5)
 
 
 def test_predictions_are_remembered(stack, tmp_path, monkeypatch):
@@ -153,14 +213,15 @@ def test_predictions_are_remembered(stack, tmp_path, monkeypatch):
 @pytest.mark.parametrize("law", ["shuffle", "obs"])
 def test_an_exact_teacher_is_reached(law, device):
     """E3 of the specification in small: teacher N(mu_z(x), v) in closed form, generator and fake score fresh networks. The generator's means come
-    within 0.15 sd of the outcome of mu, its spread within 30 % of sqrt(v), though it never sees an outcome."""
+    within 0.15 sd of the outcome of mu, its spread within 30 % of sqrt(v), though its losses see no outcome."""
     toy = table(7, n=600)
     data = prepare_tables([toy], seed=0, device=device)
+    scaled = lambda a: torch.as_tensor(a, dtype=torch.float32, device=device)  # noqa: E731
 
     def mean(x):
-        own = x * data.x_scale[:, None] + data.x_center[:, None]
+        own = x * scaled(data.x_scale)[:, None] + scaled(data.x_center)[:, None]
         mu = torch.stack([own[..., 0], own[..., 0] + 1 + own[..., 1]], -1)
-        return (mu - data.y_center[:, None, None]) / data.y_scale[:, None, None]
+        return (mu - data.y_center[0]) / data.y_scale[0]
 
     variance = (0.3 / data.y_scale.item()) ** 2
     fresh = train_teacher(data, TeacherConfig(width=32, depth=2, embedding=32, decoder=32, rounds=1, batch=8, gate_penalty=0.0, gate=1.0), seed=0).modules["teacher"]
@@ -171,8 +232,9 @@ def test_an_exact_teacher_is_reached(law, device):
     error = (found.mu[0] - toy.mu)[toy.test][inside]
     assert np.sqrt((error**2).mean()) < 0.15 * toy.y.std()
     assert found.draws[0][inside].std(-1).mean() == pytest.approx(0.3, rel=0.3)
-    with pytest.raises(InputError, match="start needs trainable='all'"):
-        distil(GaussianTeacher(mean, variance).to(device), data, DistillationConfig(), seed=0, start=fresh)
+    for change, start, message in ((dict(), fresh, "start needs trainable='all'"), (dict(trainable="all"), None, "start is missing")):
+        with pytest.raises(InputError, match=message):
+            distil(GaussianTeacher(mean, variance).to(device), data, DistillationConfig(**change), seed=0, start=start)
 
 
 class Killed(BaseException):
@@ -308,7 +370,8 @@ def test_bad_input_is_one_sentence(change, message):
         IWDD().fit(arguments["Y"], arguments["T"], X=arguments["X"])
 
 
-@pytest.mark.parametrize("parameter, value", [("law", "random"), ("divergence", "kl"), ("teacher_rounds", 0), ("n_draws", 1.5), ("validation_share", 1.0), ("device", "tpu")])
+@pytest.mark.parametrize("parameter, value", [("law", "random"), ("divergence", "kl"), ("teacher_rounds", 0), ("n_draws", 1.5), ("n_draws", 1), ("validation_share", 1.0), ("device", "tpu"),
+                                              ("device", None), ("random_state", None), ("alpha", float("nan")), ("gate_penalty", -1.0), ("gate_penalty", "a")])
 def test_bad_parameters_are_named(parameter, value):
     toy = table(0, n=80)
     with pytest.raises(InputError, match=parameter):
@@ -325,3 +388,14 @@ def test_too_few_rows_unfitted_and_wrong_columns(fitted):
         model.effect(toy.x[:, :3])
     with pytest.raises(InputError, match="T1 must be a whole number from 0 to 1"):
         model.effect(toy.x, T1=2)
+    few = np.r_[np.ones(3), np.zeros(57)]
+    with pytest.raises(InputError, match="arm of 3 units.*shuffle"):
+        IWDD(law="ipw").fit(np.arange(60.0), few, X=toy.x[:60])
+
+
+def test_columns_keep_their_order():
+    toy = table(6, n=120)
+    frame = pd.DataFrame(toy.x, columns=toy.covariates)
+    model = IWDD(teacher_rounds=5, distillation_rounds=2, width=8).fit(toy.y, toy.t, X=frame)
+    with pytest.raises(InputError, match="another order.*a, b, c, d"):
+        model.effect(frame[["b", "a", "c", "d"]])

@@ -346,3 +346,13 @@ def test_one_unit_equals_its_row_of_many(oracle):
         many = function(*arguments, each=True)
         assert many.shape == (5,)
         np.testing.assert_allclose(many, [function(*(a[i : i + 1] for a in arguments)) for i in range(5)], rtol=1e-12)
+
+
+@pytest.mark.parametrize("m", [50, 100])
+def test_interval_of_stratified_draws_holds_its_level_of_the_law(m):
+    """Draws at the quantiles (j + 1/2) / m of N(0, 1): the 90 % interval holds 0.900 of the law; the rule for random draws would hold more."""
+    from scipy.stats import norm
+
+    nodes = norm.ppf((np.arange(m) + 0.5) / m)[None]
+    held = [float(norm.cdf(high[0]) - norm.cdf(low[0])) for low, high in (metrics.interval(nodes, 0.9, stratified=True), metrics.interval(nodes, 0.9))]
+    assert held[0] == pytest.approx(0.9, abs=1e-3) and held[1] > 0.905

@@ -44,12 +44,13 @@ def test_draw_rows_use_the_factual_arm(table):
         draws[i, table.t[row]] = table.y[row]
     found = values(draw_rows("m", table, 0, draws))
     assert found["crps"] == 0 and found["coverage_90"] == 1 and found["draw_sd"] == 0
+    assert values(draw_rows("m", table, 0, np.repeat(table.mu[table.test][:, :, None], 20, 2)))["pehe_normalised_mean"] == 0
     swapped = values(draw_rows("m", table, 0, draws[:, ::-1]))
     assert swapped["crps"] > 90 and swapped["coverage_90"] == 0
 
 
 def test_summary_averages_seeds_first():
-    rows = pd.DataFrame([{"metric": "pehe_normalised", "unit": str(u), "method": m, "seed": s, "value": v}
+    rows = pd.DataFrame([{"metric": "pehe_normalised", "dataset": "toy", "unit": str(u), "method": m, "seed": s, "value": v}
                          for m, table in {"a": [[1, 3], [2, 4]], "b": [[5, 5], [1, 1]]}.items() for u, per_seed in enumerate(table) for s, v in enumerate(per_seed)])
     made = summary(rows, "pehe_normalised").set_index("method")
     assert made["mean"].to_dict() == {"a": 2.5, "b": 3.0} and list(made.index) == ["a", "b"]

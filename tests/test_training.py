@@ -144,6 +144,13 @@ def test_patience_stops(tmp_path):
     assert again.rounds == 30 and again.seconds == trained.seconds and torch.equal(weights(module), weights(same))
 
 
+def test_patience_is_by_network():
+    """A network whose score stalls keeps its early weights even where a companion lets the run go on and it would improve later."""
+    later = iter([[1.0, 5.0], [2.0, 4.0], [2.0, 3.0], [2.0, 2.0], [0.5, 1.0]])
+    trained, _ = train(("a", "c"), rounds=50, score=lambda m: {"s": torch.tensor(next(later))}, score_every=10, patience=2)
+    assert trained.best_round.tolist() == [10, 50] and trained.best_score.tolist() == [1.0, 1.0]
+
+
 def test_divergence_names_round_term_network_and_seed():
     players, streams = game(tuple(TARGETS))
     loss, count = players["toy"].loss, [0]

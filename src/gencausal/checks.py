@@ -101,6 +101,13 @@ def positive(value, name: str) -> float:
     return float(value)
 
 
+def non_negative(value, name: str) -> float:
+    """A finite number of at least 0."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not 0 <= value < float("inf"):
+        raise InputError(f"{name} must be a finite number of at least 0, not {value!r}.")
+    return float(value)
+
+
 def choice(value, name: str, options: Sequence):
     """One of `options`; the message lists them."""
     if value not in options:

@@ -90,6 +90,8 @@ def noise_levels(normal: torch.Tensor, mean: float, sd: float, with_prior_level:
     At sigma_max the input carries no outcome, so the loss there is plain least squares for E[y | x, z]; the log-normal alone
     almost never visits it.
     """
+    if with_prior_level and normal.shape[2] < 2:
+        raise ValueError("levels (or draws) must be at least 2: the first is the prior level sigma_max, and one alone would train nothing else.")
     sigma = log_normal(normal, mean, sd)
     if with_prior_level:
         sigma[:, :, 0] = SIGMA_MAX

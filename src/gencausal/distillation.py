@@ -12,7 +12,8 @@ c = (x, z) drawn from a law of pairs, eps ~ N(0, 1), y_sigma = y + sigma eps':
 `Eq. dmd`:        L_theta = E w 1/2 (y - sg(y - (D_psi - D_phi)))^2       (Yin et al. 2024, arXiv 2311.18828: the KL divergence)
 `Eq. laws`:       obs: (x, z) as observed; ipw: observed with w = p(z) / p(z | x); shuffle: z permuted over x; bernoulli: z ~ Bernoulli(p)
 
-In both losses the denoisers' parameters are constants and the gradient reaches y through them. All tensors are
+The denoisers' parameters are constants in both losses; in sid the gradient reaches y through them, in dmd they enter the
+target only. Both use the levels of Eq. sid-sigma, so that the divergence alone differs. All tensors are
 [S, B, M]: S stacked networks, B pairs, M draws a pair; the level sigma is one a pair, [S, B, 1].
 """
 
@@ -35,11 +36,12 @@ class Pairs(NamedTuple):
     log_w: torch.Tensor | None  # [S, B]
 
 
-def draw_pairs(law: str, z: torch.Tensor, batch: int, generators: list[torch.Generator], *, log_weight: torch.Tensor | None = None,
+def draw_pairs(law: str, z: torch.Tensor, batch: int, generators: list[torch.Generator], *, arm_generators: list[torch.Generator] | None = None, log_weight: torch.Tensor | None = None,
                probability: float = 0.5) -> Pairs:
     """A batch of (x, z) pairs under one of `LAWS` (Eq. laws).
 
-    z: observed arms of the rows, [S, n]. log_weight: log p(z_i) / p(z_i | x_i), [S, n], for `ipw`. probability: of arm 1, for
+    z: observed arms of the rows, [S, n]. generators: one a network, for the rows; arm_generators: for the arms of shuffle and
+    bernoulli (default: the same), so that all laws can see the same rows. log_weight: log p(z_i) / p(z_i | x_i), [S, n], for `ipw`. probability: of arm 1, for
     `bernoulli`. `shuffle` permutes the arms of the drawn rows among themselves: rows and arms keep their multisets.
     """
     if law not in LAWS:
@@ -47,9 +49,9 @@ def draw_pairs(law: str, z: torch.Tensor, batch: int, generators: list[torch.Gen
     row = torch.stack([torch.randint(z.shape[1], (batch,), generator=g, device=g.device) for g in generators])
     arm = z.gather(1, row)
     if law == "shuffle":
-        return Pairs(row, arm.gather(1, stacked(torch.randperm, generators, batch)), None)
+        return Pairs(row, arm.gather(1, stacked(torch.randperm, arm_generators or generators, batch)), None)
     if law == "bernoulli":
-        return Pairs(row, (stacked(torch.rand, generators, batch) < probability).long(), None)
+        return Pairs(row, (stacked(torch.rand, arm_generators or generators, batch) < probability).long(), None)
     if law == "ipw":
         if log_weight is None:
             raise ValueError("law 'ipw' needs log_weight, the log of p(z) / p(z | x) for every row.")

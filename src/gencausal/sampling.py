@@ -1,8 +1,8 @@
 r"""Solvers of the probability-flow equation `dy/dsigma = (y - D(y; sigma)) / sigma` (Eq. 1, Karras et al. 2022, alpha = 1).
 
 A sampler takes `denoise(y, sigma) -> D`, a start `y` at the first level and a decreasing grid of levels that ends at 0. In one
-dimension the flow is increasing in its start, so it is the quantile map from N(0, sigma_max^2) to the outcome's law: the median
-outcome is the flow of 0. Network evaluations (nfe) with N levels: Euler and Adams-Bashforth N, Heun 2N - 1.
+dimension the flow is increasing in its start, so it is the quantile map from N(0, sigma_max^2) to the outcome's law (up to mean times
+sd over sigma_max): the median outcome is the flow of 0. Network evaluations (nfe) with N levels: Euler and Adams-Bashforth N, Heun 2N - 1.
 """
 
 from collections.abc import Callable
@@ -55,4 +55,4 @@ def evaluations(sampler: str, steps: int) -> int:
 
 def stratified_normal(n: int, device: torch.device | str = "cpu") -> torch.Tensor:
     """The n standard normal quantiles at (j + 1/2) / n, [n]: a deterministic stand-in for n draws whose averages are quadratures."""
-    return torch.special.ndtri((torch.arange(n, device=device, dtype=torch.float64) + 0.5) / n).float()
+    return torch.special.ndtri((torch.arange(n, dtype=torch.float64) + 0.5) / n).float().to(device)

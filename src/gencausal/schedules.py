@@ -3,7 +3,7 @@ r"""Noise levels of the variance-exploding diffusion `y_sigma = y + sigma eps`.
 Notation: `sigma` noise standard deviation, range [0.002, 80] on outcomes whose standard deviation is 0.5.
 
 `Eq. 5, Karras et al. 2022` (arXiv 2206.00364): sampling grid, rho = 7.
-`Sec. 4, Karras et al. 2022`: training levels, ln sigma ~ N(mean, sd^2).
+`Sec. 5, Karras et al. 2022`: training levels, ln sigma ~ N(mean, sd^2).
 `Eq. sid-sigma, specification 2.3` (Zhou et al. 2024, arXiv 2404.04057): distillation levels on the same power curve.
 """
 
@@ -22,9 +22,9 @@ def karras_sigmas(steps: int, sigma_min: float = SIGMA_MIN, sigma_max: float = S
     """Sampling grid, [steps + 1]: `steps` decreasing levels from sigma_max to sigma_min, then 0 (Eq. 5, Karras et al. 2022)."""
     if steps < 1:
         raise ValueError(f"steps must be at least 1, not {steps}.")
-    u = torch.linspace(0, 1, steps, device=device, dtype=torch.float64) if steps > 1 else torch.zeros(1, device=device, dtype=torch.float64)
+    u = torch.linspace(0, 1, steps, dtype=torch.float64) if steps > 1 else torch.zeros(1, dtype=torch.float64)
     grid = power_curve(u, sigma_max, sigma_min, rho)
-    return torch.cat([grid, grid.new_zeros(1)]).to(dtype)
+    return torch.cat([grid, grid.new_zeros(1)]).to(dtype).to(device)
 
 
 def sid_sigma(t: torch.Tensor, sigma_min: float = SIGMA_MIN, sigma_max: float = SIGMA_MAX, rho: float = RHO) -> torch.Tensor:
@@ -33,5 +33,5 @@ def sid_sigma(t: torch.Tensor, sigma_min: float = SIGMA_MIN, sigma_max: float = 
 
 
 def log_normal(standard_normal: torch.Tensor, mean: float, sd: float, sigma_max: float = SIGMA_MAX) -> torch.Tensor:
-    """Training levels `exp(mean + sd n)` from standard normal `n`, any shape, capped at sigma_max (Sec. 4, Karras et al. 2022)."""
+    """Training levels `exp(mean + sd n)` from standard normal `n`, any shape, capped at sigma_max (Sec. 5, Karras et al. 2022)."""
     return (mean + sd * standard_normal).exp().clamp(max=sigma_max)

@@ -73,7 +73,7 @@ class Trained:
 
 
 def learning_rate(step: int, steps: int, warmup: int, floor: float = 0.0) -> float:
-    """Multiplier in [floor, 1]: linear warm-up over `warmup` steps times a cosine from 1 to `floor` over `steps`."""
+    """Multiplier in [0, 1]: linear warm-up over `warmup` steps times a cosine from 1 to `floor` over `steps`."""
     cosine = floor + (1 - floor) * 0.5 * (1 + torch.cos(torch.tensor(torch.pi * step / steps)).item())
     return min(1.0, (step + 1) / max(warmup, 1)) * cosine
 
@@ -115,8 +115,9 @@ def fit(players: dict[str, Player], rounds: int, generators: list[torch.Generato
         if run.round % log_every == 0 or run.round == rounds:
             run.history.append({"round": run.round} | {f"{n}.{t}": v.tolist() for n, ts in terms.items() for t, v in ts.items()})
         if score is not None and (run.round % score_every == 0 or run.round == rounds):
-            run.keep_best(score(averaged))
-            run.finished = patience is not None and run.rounds_without_gain() >= patience * score_every
+            limit = torch.inf if patience is None else patience * score_every
+            run.keep_best(score(averaged), limit)
+            run.finished = run.round - int(run.best_round.max()) >= limit
         if checkpoint is not None and time.monotonic() - saved > checkpoint_seconds:
             save_state(checkpoint, *run.state(key, before + time.monotonic() - started))
             saved = time.monotonic()
@@ -171,23 +172,24 @@ class _Run:
         self.best_round: torch.Tensor | None = None
 
     @torch.no_grad()
-    def keep_best(self, scores: Losses) -> None:
-        """Keep, network by network, the averaged weights whose first score [S] is the lowest so far."""
+    def keep_best(self, scores: Losses, limit: float) -> None:
+        """Keep, network by network, the averaged weights whose first score [S] is the lowest so far.
+
+        A network that had not improved for `limit` rounds by the score before would have stopped there alone, so it keeps what it has.
+        """
+        scored = self.scores[-1]["round"] if self.scores else 0
         self.scores.append({"round": self.round} | {name: value.tolist() for name, value in scores.items()})
         score = next(iter(scores.values())).detach().double().cpu()
         if not torch.isfinite(score).all():
             raise TrainingDiverged(f"The held-out score of network {(~torch.isfinite(score)).nonzero()[0].item()} is not finite in round {self.round}.")
         if self.best_score is None:
             self.best_score, self.best_round = torch.full_like(score, torch.inf), torch.zeros_like(score, dtype=torch.long)
-        better = score < self.best_score
+        better = (score < self.best_score) & (scored - self.best_round < limit)
         self.best_score = torch.where(better, score, self.best_score)
         self.best_round = torch.where(better, self.round, self.best_round)
         for name, module in self.best.items():
             for kept, now in zip(module.parameters(), self.averaged[name].parameters()):
                 kept[better.to(kept.device)] = now[better.to(now.device)]
-
-    def rounds_without_gain(self) -> int:
-        return self.round - int(self.best_round.max())
 
     def _modules(self) -> Iterator[tuple[str, nn.Module]]:
         for name, player in self.players.items():
@@ -217,7 +219,7 @@ class _Run:
                     index, moment = full[len(start):].split(".")
                     state.setdefault(int(index), {})[moment] = tensors[full]
             optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
-        for i, rng in enumerate(self.generators):
+        for i, rng in enumerate(self.generators if not meta["finished"] else []):
             rng.set_state(tensors[f"generator.{i}"].cpu())
         self.best_score, self.best_round = (tensors[n].cpu() if n in tensors else None for n in ("best_score", "best_round"))
         self.round, self.finished, self.history, self.scores = (meta[name] for name in ("round", "finished", "history", "scores"))

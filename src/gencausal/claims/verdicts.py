@@ -134,7 +134,8 @@ def _ratio(rule: Ratio, both: pd.DataFrame, seeds: int, cases: pd.DataFrame, pub
         return Verdict("not shown", note=f"{what}; one seed leaves the spread over seeds unknown", **numbers)
     least, most = (-np.inf if rule.at_least is None else rule.at_least), (np.inf if rule.at_most is None else rule.at_most)
     if least <= low and high <= most:
-        return Verdict("reproduced", note=f"{what}, whole interval inside", **numbers)
+        word = "reproduced in direction" if published is None else "reproduced"  # a bound of ours matches no number of the paper
+        return Verdict(word, note=f"{what}, whole interval inside", **numbers)
     if high < least or low > most:
         return Verdict("refuted", note=f"{what}, whole interval outside", **numbers)
     return Verdict("not shown", note=f"{what}, interval crosses it", **numbers)

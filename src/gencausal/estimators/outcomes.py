@@ -88,7 +88,8 @@ class Outcomes:
     """S data sets, scaled and on the device. Rows are those of the training part only.
 
     x [S, n, d] standardised; z [S, n] arms; y [S, n] on the model scale; fit [S, n_fit], held [S, n_held] row numbers;
-    x_center, x_scale [S, d]; y_center, y_scale [S] with outcome = y_center + y_scale y; units: names of the slices; arms: K.
+    x_center, x_scale [S, d]; y_center, y_scale [S] with outcome = y_center + y_scale y, float64, so that a large offset costs no
+    digits; units: names of the slices; arms: K.
     """
 
     x: torch.Tensor
@@ -96,10 +97,10 @@ class Outcomes:
     y: torch.Tensor
     fit: torch.Tensor
     held: torch.Tensor
-    x_center: torch.Tensor
-    x_scale: torch.Tensor
-    y_center: torch.Tensor
-    y_scale: torch.Tensor
+    x_center: np.ndarray
+    x_scale: np.ndarray
+    y_center: np.ndarray
+    y_scale: np.ndarray
     units: tuple[str, ...]
     arms: int
 
@@ -107,23 +108,27 @@ class Outcomes:
     def device(self) -> torch.device:
         return self.x.device
 
-    def standardise(self, x: torch.Tensor) -> torch.Tensor:
-        """Covariates [S, N, d] or [N, d] of any rows on the networks' scale, [S, N, d]."""
-        return ((x - self.x_center[:, None]) / self.x_scale[:, None]).clamp(-CLIP, CLIP)
+    def standardise(self, x: np.ndarray) -> torch.Tensor:
+        """Covariates [S, N, d] or [N, d] of any rows on the networks' scale, [S, N, d], on the device."""
+        scaled = np.clip((x - self.x_center[:, None]) / self.x_scale[:, None], -CLIP, CLIP)
+        return torch.as_tensor(scaled, dtype=torch.float32).to(self.device)
 
     def generators(self, seed: int, use: str) -> list[torch.Generator]:
         """One random stream a data set for `use`, the same whatever else is in the stack."""
         return [make_generator(seed, use, unit, device=self.device) for unit in self.units]
 
     def signature(self) -> str:
-        """Hash of the data, for configurations."""
-        return tensor_hash(self.x, self.z, self.y, self.fit, self.held)
+        """Hash of the data, its scales, the names of its units and the kind of device, for configurations."""
+        scales = (torch.as_tensor(a) for a in (self.x_center, self.x_scale, self.y_center, self.y_scale))
+        return config_hash({"tensors": tensor_hash(self.x, self.z, self.y, self.fit, self.held, *scales), "units": self.units, "device": self.device.type})
 
 
 def resolve_device(name: str) -> torch.device:
     """The torch device of `auto` (CUDA, then MPS, then CPU) or of an explicit name; a device that is not there is refused."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu")
+    if not isinstance(name, str):
+        raise checks.InputError(f"device must be text such as 'auto', 'cpu' or 'cuda:0', not {name!r}.")
     checks.choice(name.split(":")[0], "device", ("auto", "cpu", "cuda", "mps"))
     available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}[name.split(":")[0]]
     if not available:
@@ -135,27 +140,34 @@ def prepare(x: np.ndarray, t: np.ndarray, y: np.ndarray, fit: np.ndarray, held: 
     """Scale S data sets by their fit rows: x [S, n, d], t [S, n], y [S, n], fit [S, n_fit], held [S, n_held]."""
     rows = np.take_along_axis(x, fit[:, :, None], 1)
     center, scale = rows.mean(1), rows.std(1)
-    scale[scale == 0] = 1.0
+    scale[np.ptp(rows, 1) == 0] = 1.0
     factual = np.take_along_axis(y, fit, 1)
     y_center, y_scale = factual.mean(1), factual.std(1) / SIGMA_DATA
-    if (y_scale == 0).any():
+    if (np.ptp(factual, 1) == 0).any():
         raise checks.InputError("Y is constant on the rows used for fitting; an outcome without variation has no effect to estimate.")
     tensor = lambda a, dtype: torch.as_tensor(a, dtype=dtype, device=device)  # noqa: E731
     empty = tensor(np.zeros((len(x), 0, x.shape[2])), torch.float32)
     data = Outcomes(empty, tensor(t, torch.long), tensor((y - y_center[:, None]) / y_scale[:, None], torch.float32), tensor(fit, torch.long), tensor(held, torch.long),
-                    tensor(center, torch.float32), tensor(scale, torch.float32), tensor(y_center, torch.float32), tensor(y_scale, torch.float32), tuple(units), int(t.max()) + 1)
-    object.__setattr__(data, "x", data.standardise(tensor(x, torch.float32)))
-    return data
+                    center, scale, y_center, y_scale, tuple(units), int(t.max()) + 1)
+    return replace(data, x=data.standardise(x))
 
 
 def prepare_tables(tables: list[CausalTable], seed: int, device: torch.device | str = "cpu") -> Outcomes:
-    """The training rows of `tables` (all of one size), a tenth of them held out with `seed`."""
+    """The training rows of `tables` (all of one size and split), a tenth of them held out with `seed`."""
+    _check_splits(tables)
     splits = [table.validation(seed) for table in tables]
     rows = tables[0].train
     position = np.full(rows.max() + 1, -1)
     position[rows] = np.arange(len(rows))
     return prepare(np.stack([t.x[rows] for t in tables]), np.stack([t.t[rows] for t in tables]), np.stack([t.y[rows] for t in tables]),
                    np.stack([position[s[0]] for s in splits]), np.stack([position[s[1]] for s in splits]), [f"{t.name}/{t.unit}" for t in tables], device)
+
+
+def _check_splits(tables: list[CausalTable]) -> None:
+    """Raise InputError unless all tables have the same train and test rows."""
+    for table in tables[1:]:
+        if not (np.array_equal(table.train, tables[0].train) and np.array_equal(table.test, tables[0].test)):
+            raise checks.InputError(f"tables {tables[0].name}/{tables[0].unit} and {table.name}/{table.unit} are split otherwise; stack tables of one split.")
 
 
 def table_rows(values: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
@@ -191,17 +203,20 @@ def check_law(law: str, arms: int) -> None:
 
 
 def distil(teacher: Denoiser | GaussianTeacher, data: Outcomes, config: DistillationConfig, seed: int, folder: Path | None = None, start: Denoiser | None = None) -> Trained:
-    """One-step generators of every slice, distilled from `teacher` under `config.law` without any outcome.
+    """One-step generators of every slice, distilled from `teacher` under `config.law`.
 
-    The averaged generator is chosen by held-out factual CRPS; the teacher's parameters are left as they are. start: the denoiser
-    whose copies generator and fake score begin from, by default the teacher; needed, with trainable='all', where the teacher is an oracle.
+    The losses see no outcome; the averaged generator is chosen by the CRPS at held-out factual outcomes. The teacher's parameters
+    are left as they are. start: the denoiser whose copies generator and fake score begin from, by default the teacher; needed, with
+    trainable='all', where the teacher is an oracle. All laws and losses share rows, noise and levels at one seed.
     """
     checks.choice(config.divergence, "divergence", ("sid", "dmd"))
     checks.choice(config.trainable, "trainable", ("all", "decoder"))
     check_law(config.law, data.arms)
-    streams = data.generators(seed, f"distil-{config.law}")
-    if start is not None and config.trainable != "all":
+    if (start is not None or not isinstance(teacher, Denoiser)) and config.trainable != "all":
         raise checks.InputError("start needs trainable='all': with trainable='decoder' the networks keep the teacher's embedding.")
+    if start is None and not isinstance(teacher, Denoiser):
+        raise checks.InputError("start is missing: an exact teacher has no weights to begin from; pass a Denoiser.")
+    streams, arm_streams = data.generators(seed, "distil"), data.generators(seed, "distil-arms")
     student, fake = (copy.deepcopy(start or teacher).requires_grad_(True) for _ in range(2))
     if config.trainable == "decoder":
         for module in (student, fake):
@@ -219,7 +234,7 @@ def distil(teacher: Denoiser | GaussianTeacher, data: Outcomes, config: Distilla
         return teacher_embedding(pairs) if config.trainable == "decoder" else module.embed(table_rows(x, pairs.row), pairs.z)
 
     def pairs_and_noise():
-        pairs = draw_pairs(config.law, z, config.batch, streams, log_weight=log_weight, probability=config.probability)
+        pairs = draw_pairs(config.law, z, config.batch, streams, arm_generators=arm_streams, log_weight=log_weight, probability=config.probability)
         return pairs, stacked(torch.randn, streams, 2, config.batch, config.draws).unbind(1)
 
     def generator_loss() -> dict[str, torch.Tensor]:
@@ -245,7 +260,7 @@ def distil(teacher: Denoiser | GaussianTeacher, data: Outcomes, config: Distilla
     shared = dict(betas=(config.beta1, 0.999), weight_decay=config.weight_decay, average=config.average)
     players = {"generator": Player(student, generator_loss, config.generator_lr, **shared), "fake": Player(fake, fake_loss, config.fake_lr, updates=config.fake_updates, **shared)}
     identity = {"kind": "generator", "code": _code(), "data": data.signature(), "teacher": tensor_hash(*teacher.state_dict().values(), embedded), "start": start and tensor_hash(*start.parameters()), "seed": seed} | asdict(config)
-    return fit(players, config.rounds, streams, config=identity, seed=seed, score=lambda m: held_out_scores(data, m["generator"], generator_draws(config.sigma_init)),
+    return fit(players, config.rounds, streams + arm_streams, config=identity, seed=seed, score=lambda m: held_out_scores(data, m["generator"], generator_draws(config.sigma_init)),
                score_every=config.score_every, patience=config.patience, checkpoint=_file(folder, f"generator-{config.divergence}-{config.law}", identity), label=f"distillation ({config.divergence}, {config.law})")
 
 
@@ -282,25 +297,26 @@ def held_out_scores(data: Outcomes, denoiser: Denoiser, draw, draws: int = 20) -
     y = draw(denoiser, stratified_normal(draws, data.device).expand(*e.shape[:2], -1), e)
     factual = table_rows(data.y, data.held)
     crps = torch.as_tensor([metrics.crps(d, f, fair=False) for d, f in zip(y.cpu().numpy(), factual.cpu().numpy())])
-    scale = data.y_scale.cpu()
+    scale = torch.as_tensor(data.y_scale)
     return {"crps": scale * crps, "draw_sd": scale * y.std(-1).mean(1).cpu()}
 
 
 @torch.no_grad()
-def potential_draws(data: Outcomes, denoiser: Denoiser, draw, x: torch.Tensor, eps: torch.Tensor, chunk: int = 2**18) -> torch.Tensor:
+def potential_draws(data: Outcomes, denoiser: Denoiser, draw, x: np.ndarray, eps: torch.Tensor, chunk: int = 2**18) -> np.ndarray:
     """Draws of every potential outcome on the outcome's own scale, [S, N, K, M].
 
     x: covariates of any units on their own scale, [N, d] or [S, N, d]; eps: standard normals, [M] (the same for every unit and arm) or
     [S, N, K, M]. Units go through in parts of about `chunk` draws, so that the work stays in cache and memory is bounded.
     """
-    x = data.standardise(x.to(data.device, torch.float32))
+    x = data.standardise(x)
     size = max(1, chunk // (len(x) * data.arms * eps.shape[-1]))
     parts = []
     for start in range(0, x.shape[1], size):
         e = denoiser.encode(x[:, start:start + size]).flatten(1, 2)
         noise = eps.expand(*e.shape[:2], -1) if eps.dim() == 1 else eps[:, start:start + size].flatten(1, 2)
         parts.append(draw(denoiser, noise, e).unflatten(1, (-1, data.arms)))
-    return torch.cat(parts, 1) * data.y_scale.view(-1, 1, 1, 1) + data.y_center.view(-1, 1, 1, 1)
+    scale, center = (a.reshape(-1, 1, 1, 1) for a in (data.y_scale, data.y_center))
+    return torch.cat(parts, 1).cpu().numpy() * scale + center
 
 
 class Prediction(NamedTuple):
@@ -313,20 +329,21 @@ class Prediction(NamedTuple):
 def predict(data: Outcomes, tables: list[CausalTable], denoiser: Denoiser, draw, n: int, n_train: int | None = None, folder: Path | None = None, label: str = "prediction") -> Prediction:
     """Stratified draws of every potential outcome of `tables`: `n` a test row, `n_train` (default n) a train row.
 
-    `label` names the sampler; the result is kept in `folder` under it and the hash of weights, data and counts.
+    `label` names the sampler; the result is kept in `folder` under it and the hash of weights, data, covariates and counts.
     """
+    _check_splits(tables)
     train, test = tables[0].train, tables[0].test
+    covariates = np.stack([t.x for t in tables])
 
     def compute() -> dict[str, torch.Tensor]:
-        covariates = torch.as_tensor(np.stack([t.x for t in tables]))
-        parts = {name: potential_draws(data, denoiser, draw, covariates[:, rows], stratified_normal(count, data.device)).cpu()
-                 for name, rows, count in (("train", train, n_train or n), ("draws", test, n))}
+        parts = {name: potential_draws(data, denoiser, draw, covariates[:, rows], stratified_normal(count, data.device))
+                 for name, rows, count in (("train", train, n_train or n), ("test", test, n))}
         mu = np.empty((*covariates.shape[:2], data.arms))
-        mu[:, train], mu[:, test] = np.median(parts["train"].numpy(), -1), np.median(parts["draws"].numpy(), -1)
-        return {"mu": torch.as_tensor(mu), "draws": parts["draws"]}
+        mu[:, train], mu[:, test] = (np.median(parts[name], -1) for name in ("train", "test"))
+        return {"mu": torch.as_tensor(mu), "draws": torch.as_tensor(parts["test"])}
 
-    identity = {"code": _code(), "data": data.signature(), "weights": tensor_hash(*denoiser.parameters()), "label": label, "n": n, "n_train": n_train}
-    found = remember(folder, "prediction", identity, compute)
+    known = tensor_hash(*denoiser.state_dict().values(), *(torch.as_tensor(a) for a in (covariates, train, test)))
+    found = remember(folder, "prediction", {"code": _code(), "data": data.signature(), "known": known, "label": label, "n": n, "n_train": n_train}, compute)
     return Prediction(found["mu"].numpy(), found["draws"].numpy())
 
 

@@ -27,21 +27,24 @@ def mean_rows(method: str, table: CausalTable, seed: int, mu: np.ndarray, experi
 
 
 def draw_rows(method: str, table: CausalTable, seed: int, draws: np.ndarray, experiment: str = "iwdd.E0") -> list[dict]:
-    """Rows of the predictive law from `draws [n_test, K, M]` of the test rows: CRPS and 90 % coverage of the factual outcome, mean sd of the draws."""
+    """Rows of the predictive law from stratified `draws [n_test, K, M]` of the test rows: CRPS and 90 % coverage of the factual outcome, mean sd
+    of the draws, and the PEHE of the draws' mean beside that of their median."""
     test = table.test
+    effect, truth = (m[:, 1] - m[:, 0] for m in (draws.mean(-1), table.mu[test]))
     factual = draws[np.arange(len(test)), table.t[test]]
     values = {
         "crps": (metrics.crps(factual, table.y[test], fair=False), len(test)),
-        "coverage_90": (metrics.coverage(factual, table.y[test], 0.9), len(test)),
-        "draw_sd": (float(draws.std(-1).mean()), len(test)),
+        "coverage_90": (metrics.coverage(factual, table.y[test], 0.9, stratified=True), len(test)),
+        "draw_sd": (float(draws.std(-1, ddof=1).mean()), len(test)),
+        "pehe_normalised_mean": (metrics.pehe_normalised(effect, truth, table.mu), len(test)),
     }
     return _rows(method, table, seed, experiment, values)
 
 
 def summary(rows: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """Mean of `metric` a method with its 95 % bootstrap interval over units (seeds averaged first), counts, and the mean rank; best first."""
+    """Mean of `metric` a method with its 95 % bootstrap interval over units (seeds averaged first), counts, and the mean rank; lowest first."""
     cases = rows[rows["metric"] == metric]
-    units = cases.groupby(["unit", "method"])["value"].mean().unstack("method")
+    units = cases.groupby(["dataset", "unit", "method"])["value"].mean().unstack("method")
     complete = units.dropna(axis=1)
     ranks = dict(zip(complete.columns, metrics.mean_rank(complete.to_numpy())))
     made = []

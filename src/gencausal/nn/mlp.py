@@ -62,7 +62,8 @@ class OutcomeNetwork(nn.Module):
 
         F = a(n) m(e) + b(n) u + MLP(u, n, e)                     `Eq. gaussian-skip`
 
-    whose first two terms already hold the exact denoiser of a homoscedastic Gaussian outcome, (sigma^2 mu + v y) / (sigma^2 + v).
+    whose first two terms hold, at each noise level, the exact denoiser of a homoscedastic Gaussian outcome, (sigma^2 mu + v y) / (sigma^2 + v); over
+    the levels a and b are fitted on the embedding.
     """
 
     def __init__(self, stack: int, covariates: int, arms: int, rng: torch.Generator, width: int = 200, depth: int = 3,
