@@ -39,15 +39,17 @@ def show(fig: Figure, alt: str, caption: str = "") -> None:
     display({"image/png": picture, "text/plain": f"Figure: {alt}"}, raw=True, metadata={"image/png": {"alt": alt, "caption": caption, "width": width, "height": height}})
 
 
-def forest(table: pd.DataFrame, reference: float, xlabel: str, alt: str, caption: str = "") -> None:
+def forest(table: pd.DataFrame, reference: float, xlabel: str, alt: str, caption: str = "", bound: float | None = None) -> None:
     """Show one line for each row of `table` (columns label, ours, ci_low, ci_high, verdict): the number, its 95 % interval, the verdict by
-    marker and colour, and a vertical line at `reference`. A row without an interval is drawn hollow. Prints a sentence if there is no row."""
+    marker and colour, a dashed line at `reference` and a dotted one at `bound`. A row without an interval is drawn hollow. Prints a sentence if there is no row."""
     table = table[np.isfinite(table["ours"].astype(float))]
     if table.empty:
         print("No claim of this kind has a number at this profile.")
         return
     fig, axes = new(height=1.1 + 0.55 * len(table))
     axes.axvline(reference, color="0.4", linewidth=1, linestyle="--")
+    if bound is not None:
+        axes.axvline(bound, color="0.4", linewidth=1.5, linestyle=":")
     for place, row in enumerate(table.itertuples()):
         known = np.isfinite(row.ci_low)
         if known:
