@@ -97,7 +97,7 @@ figures.show(fig, alt=f"Share of treated units by quantile group of {tables[0].c
 
 # %%
 weights = log_inverse_propensity(data.z, estimated_propensity(data))
-figures.table(pd.DataFrame([{"setting": s, "treated share": data.z[i].double().mean().item(), "effective sample size of the weights": metrics.effective_sample_size(weights[i].cpu().numpy()) / weights.shape[1]} for i, s in enumerate(settings)]))
+figures.table(pd.DataFrame([{"setting": s, "treated share": data.z[i].double().mean().item(), "effective sample size of the weights, share of rows": metrics.effective_sample_size(weights[i].cpu().numpy()) / weights.shape[1]} for i, s in enumerate(settings)]))
 
 # %% [markdown]
 # ## The model
@@ -111,8 +111,8 @@ figures.table(pd.DataFrame([{"setting": s, "treated share": data.z[i].double().m
 # same pair $(x, z)$. `dmd` replaces the Fisher divergence by the Kullback-Leibler divergence (`Eq. dmd`).
 #
 # One choice is ours: generator and fake score keep the teacher's embedding of $(x, z)$ and train the decoder alone. The variant that trains
-# every weight (`iwdd_all_weights`) stands beside it where it ran, at learning rates ten and four times smaller, since at those of the
-# decoder it may lose the teacher's features; the comparison speaks of this budget only.
+# every weight (`iwdd_all_weights`) stands beside it where it ran, at learning rates ten and four times smaller, so the comparison speaks
+# of this budget only.
 #
 # ### A case with a known answer
 #
