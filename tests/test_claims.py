@@ -67,17 +67,24 @@ def test_verdicts_of_a_difference(a, word):
 
 
 @pytest.mark.parametrize(("a", "rule", "word"), [
-    ([[1.0] * 2, [2.0] * 2], RATIO, "reproduced"),
+    ([[1.0] * 2, [2.0] * 2], RATIO, "reproduced in direction"),
     ([[1.0] * 2, [2.2] * 2], RATIO, "not shown"),
     ([[1.2] * 2, [2.4] * 2], RATIO, "refuted"),
     ([[1.0] * 2, [2.0] * 2], RATIO | {"at_most": None, "at_least": 2}, "refuted"),
-    ([[3.0] * 2, [6.0] * 2], RATIO | {"at_most": None, "at_least": 2}, "reproduced"),
+    ([[3.0] * 2, [6.0] * 2], RATIO | {"at_most": None, "at_least": 2}, "reproduced in direction"),
     ([[1.0], [2.0]], RATIO, "not shown"),
     ([[1.0] * 2], RATIO, "not shown"),
 ])
 def test_verdicts_of_a_ratio(a, rule, word):
     """Against b = 1, 2: inside the bound, interval across it, outside, ..., one seed, one unit."""
     assert claims.verdict(make([rule]), rows({"a": a, "b": [[1.0] * 2, [2.0] * 2]})).verdict == word
+
+
+def test_a_ratio_is_reproduced_only_beside_a_published_value():
+    """A bound of ours matches no number of a paper, so without a published value the best word is `reproduced in direction`."""
+    table = rows({"a": [[1.0] * 2, [2.0] * 2], "b": [[1.0] * 2, [2.0] * 2]})
+    assert claims.verdict(make([RATIO], published=1.0, status="verified"), table).verdict == "reproduced"
+    assert claims.verdict(make([RATIO]), table).verdict == "reproduced in direction"
 
 
 def test_ratio_is_a_ratio_of_means():
@@ -121,7 +128,7 @@ def test_several_rules_are_judged_together():
         assert verdicts.combine(["refuted", word]) in ("refuted", "not run")
         assert verdicts.combine([word, "not run"]) == "not run"
     made = claims.verdict(make([DIFFERENCE, RATIO]), rows({"a": [[0.4] * 2] * 3, "b": [[0.5] * 2] * 3}))
-    assert made.verdict == "reproduced in direction" and [p.verdict for p in made.parts] == ["reproduced in direction", "reproduced"] and made.ours == pytest.approx(0.1)
+    assert made.verdict == "reproduced in direction" and [p.verdict for p in made.parts] == ["reproduced in direction"] * 2 and made.ours == pytest.approx(0.1)
 
 
 def test_bootstrap_covers_and_repeats():
