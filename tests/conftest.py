@@ -1,7 +1,11 @@
 """Options of the whole suite."""
 
-import pytest
-import torch
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch loads: small matrices gain nothing from threads, and a busy machine loses much
+
+import pytest  # noqa: E402
+import torch  # noqa: E402
 
 
 def pytest_addoption(parser):
