@@ -207,8 +207,8 @@ for place_, row in enumerate(headline.itertuples()):
 axes.set_yticks(range(len(headline)), headline["method"])
 axes.invert_yaxis()
 axes.set_xlim(0)
-axes.set_xlabel("normalised PEHE, out of sample (lower is better)")
-figures.show(fig, alt="Mean out-of-sample normalised PEHE of every method with its 95 % interval over settings, best on top; the numbers are those of the table above.", caption="Errors of effects: mean over settings, 95 % bootstrap interval over settings. Teacher and generators in blue.")
+axes.set_xlabel("normalised PEHE (lower is better)")
+figures.show(fig, alt="Mean out-of-sample normalised PEHE of every method with its 95 % interval over settings, best on top; the numbers are those of the table above.", caption="Errors of effects, out of sample: mean over settings, 95 % bootstrap interval over settings. Teacher and generators in blue.")
 
 # %% [markdown]
 # Setting by setting, beside the reference that counts:
