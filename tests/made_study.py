@@ -40,14 +40,15 @@ HEADER = "# ---\n# jupyter:\n#   kernelspec: {display_name: Python 3, language: 
 
 def figure(alt: str | None = "Four coloured lines that fall from one to zero as the noise grows", caption: str = "") -> nbformat.NotebookNode:
     """A display output with a PNG, described unless `alt` is None."""
-    picture, axes = plt.subplots(figsize=(7, 4))
-    x = np.linspace(0, 5, 200)
-    for decay in (0.3, 0.6, 1.0, 2.0):
-        axes.plot(x, np.exp(-decay * x), label=f"decay {decay}")
-    axes.set(xlabel="noise level", ylabel="weight")
-    axes.legend()
     file = io.BytesIO()
-    picture.savefig(file, dpi=100, metadata={"Software": None})
+    with plt.style.context("default"):  # whatever style an earlier test has set
+        picture, axes = plt.subplots(figsize=(7, 4))
+        x = np.linspace(0, 5, 200)
+        for decay in (0.3, 0.6, 1.0, 2.0):
+            axes.plot(x, np.exp(-decay * x), label=f"decay {decay}")
+        axes.set(xlabel="noise level", ylabel="weight")
+        axes.legend()
+        picture.savefig(file, dpi=100, metadata={"Software": None})
     plt.close(picture)
     metadata = {"image/png": {"alt": alt, "caption": caption}} if alt is not None else {}
     return new_output("display_data", {"image/png": base64.b64encode(file.getvalue()).decode(), "text/plain": "<Figure>"}, metadata=metadata)
