@@ -24,8 +24,9 @@ import torch
 
 from gencausal import claims, figures, metrics, paths, sampling, schedules
 from gencausal.data import acic
+from gencausal.data.stack import prepare_tables
 from gencausal.diffusion import gaussian_denoiser
-from gencausal.estimators.outcomes import TeacherConfig, only, potential_draws, predict, prepare_tables, resolve_device, teacher_draws, train_teacher
+from gencausal.estimators.outcomes import TeacherConfig, only, potential_draws, predict, resolve_device, teacher_draws, train_teacher
 
 # %% tags=["parameters"]
 profile = "smoke"  # study profile: smoke, laptop, full or paper

@@ -25,11 +25,12 @@ import torch
 
 from gencausal import baselines, claims, figures, metrics, paths
 from gencausal.data import acic
+from gencausal.data.stack import prepare_tables
 from gencausal.diffusion import gaussian_denoiser
 from gencausal.distillation import dmd_loss, log_inverse_propensity, sid_loss
 from gencausal.estimators import scores
 from gencausal.estimators.outcomes import (
-    DistillationConfig, TeacherConfig, distil, estimated_propensity, generator_draws, held_out_scores, only, potential_draws, predict, prepare_tables, resolve_device, teacher_draws, train_teacher)
+    DistillationConfig, TeacherConfig, distil, estimated_propensity, generator_draws, held_out_scores, only, potential_draws, predict, resolve_device, teacher_draws, train_teacher)
 from gencausal.sampling import evaluations, stratified_normal
 
 # %% tags=["parameters"]

@@ -10,11 +10,12 @@ from sklearn.base import clone
 
 from gencausal.checks import InputError
 from gencausal.data import synthetic
+from gencausal.data.stack import CLIP, prepare_tables, table_rows
 from gencausal.data.table import CausalTable, split
 from gencausal.diffusion import GaussianTeacher
 from gencausal.estimators import IWDD
 from gencausal.estimators import outcomes
-from gencausal.estimators.outcomes import DistillationConfig, TeacherConfig, distil, generator_draws, only, potential_draws, predict, prepare_tables, table_rows, train_teacher
+from gencausal.estimators.outcomes import DistillationConfig, TeacherConfig, distil, generator_draws, only, potential_draws, predict, train_teacher
 from gencausal.sampling import stratified_normal
 
 TEACHER = TeacherConfig(width=16, depth=2, embedding=16, decoder=16, rounds=30, batch=64, score_every=10)
@@ -76,7 +77,7 @@ def test_constant_columns_and_outliers_are_harmless():
     toy.x[:, 3] = 7.0
     toy.x[0, 2] = 1e6
     data = prepare_tables([toy], seed=0)
-    assert torch.isfinite(data.x).all() and data.x.abs().max() <= outcomes.CLIP and (data.x[:, :, 3] == 0).all()
+    assert torch.isfinite(data.x).all() and data.x.abs().max() <= CLIP and (data.x[:, :, 3] == 0).all()
 
 
 def test_the_teacher_is_untouched_by_the_distillation(stack):

@@ -8,8 +8,9 @@ import torch
 from sklearn.base import BaseEstimator
 
 from gencausal import checks, metrics
+from gencausal.data.stack import prepare
 from gencausal.estimators import outcomes
-from gencausal.estimators.outcomes import DistillationConfig, TeacherConfig, distil, generator_draws, potential_draws, prepare, train_teacher
+from gencausal.estimators.outcomes import DistillationConfig, TeacherConfig, distil, generator_draws, potential_draws, train_teacher
 from gencausal.sampling import stratified_normal
 from gencausal.seeding import generator as make_generator, numpy_generator
 

@@ -10,8 +10,6 @@ T-learner: mu_hat_k(x) is a regression of y on x among the training rows of arm 
 the training rows (`table.train`, its validation part included), are read; covariates are standardised on the training rows.
 """
 
-from dataclasses import dataclass
-
 import numpy as np
 from sklearn.ensemble import HistGradientBoostingRegressor
 from sklearn.linear_model import RidgeCV
@@ -19,28 +17,12 @@ from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
 from gencausal import checks
+from gencausal.baselines.prediction import Prediction
 from gencausal.data.table import CausalTable
 
 NAMES = ("zero", "naive_ate", "oracle_ate", "ridge_t", "hgb_t")
 RIDGE_PENALTIES = np.logspace(-2, 4, 13)
 SMALLEST_ARM = {"ridge_t": 2, "hgb_t": 20}  # training rows an arm; hgb_t: two leaves of ten, below that it is a constant
-
-
-@dataclass(frozen=True, eq=False)
-class Prediction:
-    """Potential-outcome means of all rows of a table, in its row order, on the scale of its y.
-
-    method: one of NAMES. mu: [n, K] float64, finite; for the constant methods every row is the same, so that read as
-    outcome models they are the best constant they know.
-    """
-
-    method: str
-    mu: np.ndarray
-
-    def effects(self, arm: int = 1, control: int = 0) -> np.ndarray:
-        """mu[:, arm] - mu[:, control], [n]."""
-        last = self.mu.shape[1] - 1
-        return self.mu[:, checks.whole(arm, "arm", 0, last)] - self.mu[:, checks.whole(control, "control", 0, last)]
 
 
 def fit_predict(name: str, table: CausalTable, seed: int = 0) -> Prediction:
