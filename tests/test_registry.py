@@ -1,6 +1,7 @@
 """Files are found in a fixed order, verified always, and downloaded whole or not at all."""
 
 import dataclasses
+import gzip
 import hashlib
 import os
 import re
@@ -206,6 +207,31 @@ def test_wrong_mirror_file_is_refused_even_where_a_download_is_right(register, m
     assert not web.requests
 
 
+PACKED = {"mirror": "demo", "mirrored": {FILE: "copy.csv.gz"}}
+
+
+def test_a_gzip_copy_of_the_mirror_is_verified_by_its_content(register, mirror, cached):
+    """The copy is given as it is; `data get` unpacks it into the cache; another content and a cut copy are refused."""
+    register(**PACKED)
+    copy = mirror.with_name("copy.csv.gz")
+    copy.write_bytes(gzip.compress(CONTENT))
+    assert registry.fetch("demo", FILE) == copy and registry.check_data() == 0
+    assert registry.get_data(["demo"]) == 0 and cached.read_bytes() == CONTENT
+    cached.unlink()
+    for wrong, state in ((gzip.compress(CONTENT + b"x"), "corrupted or of another version"), (gzip.compress(CONTENT)[:-9], "damaged"), (CONTENT, "damaged")):
+        copy.write_bytes(wrong)
+        os.utime(copy, ns=(0, copy.stat().st_mtime_ns + 10**9))
+        with pytest.raises(DataError, match=rf"^demo/{FILE} in the mirror is {state}.*restore demo/copy\.csv\.gz in the folder"):
+            registry.fetch("demo", FILE)
+
+
+def test_a_file_of_another_name_in_the_mirror(register, mirror):
+    register(mirror="demo", mirrored={FILE: "other.csv"})
+    mirror.with_name("other.csv").write_bytes(CONTENT)
+    mirror.write_bytes(b"not this one")
+    assert registry.fetch("demo", FILE) == mirror.with_name("other.csv")
+
+
 def test_file_changed_after_it_was_verified_is_seen(register, mirror):
     """Hashes are kept by size and time of change: the same size with another content and time is hashed again."""
     register(mirror="demo")
@@ -304,14 +330,16 @@ def test_check_reports_a_package_that_lacks_its_file(register, package, capsys):
 def test_the_real_registry_is_complete():
     """Every file has a size and a SHA-256; every address names a commit; the embedded files are right on this machine."""
     entries = registry.entries()
-    assert {name: len(entry.files) for name, entry in entries.items()} == {"acic2016": 11, "acic2016_11_40": 30, "ihdp": 30, "synthetic_1d": 0}
+    assert {name: len(entry.files) for name, entry in entries.items()} == {
+        "acic2016": 11, "acic2016_11_40": 30, "acic2016_truth": 9, "ihdp": 30, "acic2018": 1, "acic2018_mask": 1, "acic2018_outcomes": 2, "lalonde_realcause": 10, "synthetic_1d": 0}
     for entry in entries.values():
         assert all((entry.title, entry.origin, entry.licence, entry.citation))
         assert not entry.url or re.search(r"^https://raw\.githubusercontent\.com/[^/]+/[^/]+/[0-9a-f]{40}/", entry.url)
         assert not entry.files or entry.url or entry.mirror or (entry.package and entry.version)
+        assert set(entry.mirrored) <= set(entry.files)
         for size, sha256 in entry.files.values():
             assert size > 0 and re.fullmatch("[0-9a-f]{64}", sha256)
-    assert len({sha256 for entry in entries.values() for _, sha256 in entry.files.values()}) == 71
+    assert len({sha256 for entry in entries.values() for _, sha256 in entry.files.values()}) == 94
     assert all(registry.fetch("acic2016", file).is_file() for file in entries["acic2016"].files)
 
 

@@ -5,6 +5,7 @@ folder), a local mirror (`GENCAUSAL_DATA`), the files that an installed package 
 verified before it is read; a file that is not the registered one raises `DataError`, it is never passed over.
 """
 
+import gzip
 import hashlib
 import importlib.util
 import os
@@ -12,8 +13,9 @@ import shutil
 import sys
 import tempfile
 import tomllib
+import zlib
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -37,7 +39,8 @@ class Entry:
 
     files: {file name: (bytes, sha256)}. mirror: folder inside the local mirror. url: address of the folder that holds the
     files, at a fixed commit. package, version, folder: the distribution that ships the files, and where. Each way may be
-    empty; a data set without files is generated.
+    empty; a data set without files is generated. mirrored: {file name: its name in the mirror} where that differs; such a
+    name that ends in .gz is a gzip copy, whose content is verified and which `fetch` gives as it is (pandas reads it).
     """
 
     name: str
@@ -51,6 +54,7 @@ class Entry:
     package: str = ""
     version: str = ""
     folder: str = ""
+    mirrored: dict[str, str] = field(default_factory=dict)
 
 
 def registry_file() -> Path:
@@ -62,10 +66,12 @@ def registry_file() -> Path:
 def entries() -> dict[str, Entry]:
     """All registered data sets by name."""
     table = tomllib.loads(registry_file().read_text(encoding="utf-8"))
-    return {
-        name: Entry(name=name, files={file: (f["size"], f["sha256"]) for file, f in block.pop("files", {}).items()}, **block)
-        for name, block in table.items()
-    }
+    made = {}
+    for name, block in table.items():
+        files = block.pop("files", {})
+        mirrored = {file: f["mirrored"] for file, f in files.items() if "mirrored" in f}
+        made[name] = Entry(name=name, files={file: (f["size"], f["sha256"]) for file, f in files.items()}, mirrored=mirrored, **block)
+    return made
 
 
 def digest(dataset: str) -> str:
@@ -94,7 +100,7 @@ def fetch(dataset: str, file: str) -> Path:
     place, path = _find(entry, file)
     if path is None:
         path = _download(entry, file)
-    elif fault := _fault(path, *entry.files[file]):
+    elif fault := _fault(path, *entry.files[file], _packed(path, file)):
         raise DataError(f"{dataset}/{file} in the {place} {fault}; {_remedy(entry, file, place)}.")
     _used[f"{dataset}/{file}"] = entry.files[file][1]
     return path
@@ -104,7 +110,7 @@ def _find(entry: Entry, file: str) -> tuple[str, Path | None]:
     """The first place that has the file, unverified: ("cache" | "mirror" | "package", path), or ("", None)."""
     places: list[tuple[str, Path]] = [("cache", cache_folder() / entry.name / file)]
     if entry.mirror and (mirror := _mirror()):
-        places.append(("mirror", mirror / entry.mirror / file))
+        places.append(("mirror", mirror / entry.mirror / entry.mirrored.get(file, file)))
     if entry.package and (package := _package(entry.package)):
         places.append(("package", package.parent / entry.folder / file))
     return next(((place, path) for place, path in places if path.is_file()), ("", None))
@@ -126,16 +132,24 @@ def _package(name: str) -> Path | None:
     return Path(spec.submodule_search_locations[0]) if spec and spec.submodule_search_locations else None
 
 
-def _fault(path: Path, size: int, sha256: str) -> str:
-    """What is wrong with the file at `path`, "" if it is the registered one; a file is hashed once in a process."""
+def _packed(path: Path, file: str) -> bool:
+    """Whether `path` is a gzip copy of the registered `file`."""
+    return path.suffix == ".gz" and not file.endswith(".gz")
+
+
+def _fault(path: Path, size: int, sha256: str, packed: bool = False) -> str:
+    """What is wrong with the file at `path` (with what it holds, if packed), "" if it is the registered one; a file is hashed once in a process."""
     stat = path.stat()
-    if stat.st_size != size:
+    if stat.st_size != size and not packed:
         state = "truncated" if stat.st_size < size else "too long"
         return f"is {state}: {size:,} bytes were expected and {stat.st_size:,} found"
     known = _verified.get(path)
     if known is None or known[:2] != (stat.st_size, stat.st_mtime_ns):
-        with open(path, "rb") as stream:
-            known = (stat.st_size, stat.st_mtime_ns, hashlib.file_digest(stream, "sha256").hexdigest())
+        try:
+            with gzip.open(path) if packed else open(path, "rb") as stream:
+                known = (stat.st_size, stat.st_mtime_ns, hashlib.file_digest(stream, "sha256").hexdigest())
+        except (gzip.BadGzipFile, EOFError, zlib.error):
+            return "is damaged: its gzip content cannot be read to the end"
         _verified[path] = known
     if known[2] != sha256:
         return f"is corrupted or of another version: SHA-256 {sha256[:12]}... was expected and {known[2][:12]}... found"
@@ -147,7 +161,7 @@ def _remedy(entry: Entry, file: str, place: str) -> str:
     if place == "cache":
         return f"run `gencausal data get {entry.name}` to replace it"
     if place == "mirror":
-        return f"restore {entry.mirror}/{file} in the folder that GENCAUSAL_DATA names, or unset GENCAUSAL_DATA"
+        return f"restore {entry.mirror}/{entry.mirrored.get(file, file)} in the folder that GENCAUSAL_DATA names, or unset GENCAUSAL_DATA"
     return f"{_installed(entry)}: install {entry.package}=={entry.version} anew"
 
 
@@ -163,7 +177,7 @@ def _absent(entry: Entry, file: str) -> str:
     """The sentence for a file that no place has and that cannot be downloaded."""
     if entry.package:
         return f"{entry.name}/{file} was not found: {_installed(entry)} and {entry.version} ships the file; install {entry.package}=={entry.version}."
-    return f"{entry.name}/{file} has no public address and was not found; set GENCAUSAL_DATA to a mirror folder that holds {entry.mirror}/{file}."
+    return f"{entry.name}/{file} has no public address and was not found; set GENCAUSAL_DATA to a mirror folder that holds {entry.mirror}/{entry.mirrored.get(file, file)}."
 
 
 def _download(entry: Entry, file: str) -> Path:
@@ -174,7 +188,7 @@ def _download(entry: Entry, file: str) -> Path:
     import requests
 
     url = f"{entry.url}/{file}"
-    hint = "try again" + f", or set GENCAUSAL_DATA to a mirror folder that holds {entry.mirror}/{file}" * bool(entry.mirror)
+    hint = "try again" + f", or set GENCAUSAL_DATA to a mirror folder that holds {entry.mirror}/{entry.mirrored.get(file, file)}" * bool(entry.mirror)
 
     def write(temporary: str) -> None:
         try:
@@ -216,7 +230,7 @@ def _state(entry: Entry, file: str) -> tuple[str, str]:
     place, path = _find(entry, file)
     if path is None:
         return "absent", "" if entry.url or not entry.package else _absent(entry, file)
-    fault = _fault(path, *entry.files[file])
+    fault = _fault(path, *entry.files[file], _packed(path, file))
     return place, f"{entry.name}/{file} in the {place} {fault}; {_remedy(entry, file, place)}." if fault else ""
 
 
@@ -294,8 +308,14 @@ def _get(entry: Entry, file: str) -> str:
     place = _find(entry, file)[0]
     if place != "mirror":
         return place
-    _into_cache(entry, file, lambda temporary: shutil.copyfile(path, temporary), f"{entry.name}/{file} from the mirror", "try again")
+    _into_cache(entry, file, lambda temporary: _copy(path, temporary, _packed(path, file)), f"{entry.name}/{file} from the mirror", "try again")
     return "cache"
+
+
+def _copy(source: Path, target: str, packed: bool) -> None:
+    """Copy `source`, or what it holds if packed, to `target`."""
+    with gzip.open(source) if packed else open(source, "rb") as read, open(target, "wb") as written:
+        shutil.copyfileobj(read, written)
 
 
 def readme() -> str:
