@@ -34,7 +34,7 @@ def without_holes(table: pd.DataFrame, name: str) -> None:
     missing = table.isna().sum()
     missing = missing[missing > 0].sort_values(ascending=False, kind="stable")
     if len(missing):
-        shown = ", ".join(f"{column!r} ({count} of {len(table)} rows, {100 * count / len(table):.2g} %)" for column, count in missing.head(5).items())
+        shown = ", ".join(f"{column!r} ({count} of {len(table)} rows, {100 * count / len(table):.3g} %)" for column, count in missing.head(5).items())
         raise InputError(f"{name} has missing values in {len(missing)} column{'s' if len(missing) > 1 else ''}: {shown}{', ...' if len(missing) > 5 else ''}; "
                          "impute them, drop those rows (pandas: dropna) or leave the column out.")
 
