@@ -87,6 +87,26 @@ def test_a_ratio_is_reproduced_only_beside_a_published_value():
     assert claims.verdict(make([RATIO]), table).verdict == "reproduced in direction"
 
 
+@pytest.mark.parametrize(("a", "bounds", "word"), [
+    ([[0.9] * 2, [1.0] * 2], {"at_least": 0.9}, "reproduced in direction"),
+    ([[0.8] * 2, [1.0] * 2], {"at_least": 0.9}, "not shown"),
+    ([[0.8] * 2, [0.7] * 2], {"at_least": 0.9}, "refuted"),
+    ([[0.9] * 2, [1.0] * 2], {"at_least": 0.8, "at_most": 0.95}, "not shown"),
+    ([[0.9] * 2], {"at_least": 0.9}, "not shown"),
+    ([[0.9], [1.0]], {"at_least": 0.9}, "not shown"),
+    ([], {"at_least": 0.9}, "not run"),
+])
+def test_verdicts_of_a_bound(a, bounds, word):
+    """Inside, across, outside, across an upper bound, one unit, one seed, no rows."""
+    table = rows({"a": a, "b": [[1.0] * 2, [1.0] * 2]})
+    assert claims.verdict(make([{"kind": "bound", "dataset": "d", "metric": "crps", "method": "a"} | bounds]), table).verdict == word
+
+
+def test_a_rule_of_bounds_needs_one():
+    with pytest.raises(InputError, match="'bound' needs at_most or at_least"):
+        make([{"kind": "bound", "dataset": "d", "metric": "crps", "method": "a"}])
+
+
 def test_ratio_is_a_ratio_of_means():
     made = claims.verdict(make([RATIO]), rows({"a": [[1.0] * 2, [3.0] * 2], "b": [[1.0] * 2, [2.0] * 2]}))
     assert made.ours == pytest.approx(4 / 3) and (made.ci_low, made.ci_high) == pytest.approx((1.0, 1.5)), "the mean of ratios would be 1.25"

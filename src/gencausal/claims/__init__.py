@@ -10,9 +10,9 @@ A verdict is one of `VERDICTS`. No rows give `not run`; a single unit or a singl
 
 from gencausal.claims.bundle import MIME, SHAPES, interval, number
 from gencausal.claims.overall import check, compare, counts, evaluate, parts, read_claims
-from gencausal.claims.definitions import Claim, Difference, NotRun, Ratio, Value, find, ledger
+from gencausal.claims.definitions import Bound, Claim, Difference, NotRun, Ratio, Value, find, ledger
 from gencausal.claims.rows import COLUMNS, METRICS, Results, open_results, read, read_published, record, tidy
 from gencausal.claims.verdicts import GREEN, VERDICTS, Verdict, verdict
 
-__all__ = ["MIME", "SHAPES", "interval", "number", "check", "compare", "counts", "evaluate", "parts", "read_claims", "Claim", "Difference", "NotRun", "Ratio", "Value",
+__all__ = ["MIME", "SHAPES", "interval", "number", "check", "compare", "counts", "evaluate", "parts", "read_claims", "Bound", "Claim", "Difference", "NotRun", "Ratio", "Value",
            "find", "ledger", "COLUMNS", "METRICS", "Results", "open_results", "read", "read_published", "record", "tidy", "GREEN", "VERDICTS", "Verdict", "verdict"]

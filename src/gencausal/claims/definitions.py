@@ -48,6 +48,18 @@ class Value:
 
 
 @dataclass(frozen=True)
+class Bound:
+    """Mean of `method` against bounds of ours; holds if the whole interval is within `at_least` and `at_most`."""
+
+    experiment: str
+    dataset: str
+    metric: str
+    method: str
+    at_most: float | None = None
+    at_least: float | None = None
+
+
+@dataclass(frozen=True)
 class NotRun:
     """Not measured, and why."""
 
@@ -55,8 +67,8 @@ class NotRun:
     reason: str
 
 
-RULES = {"difference": Difference, "ratio": Ratio, "value": Value, "not_run": NotRun}
-Rule = Difference | Ratio | Value | NotRun
+RULES = {"difference": Difference, "ratio": Ratio, "value": Value, "bound": Bound, "not_run": NotRun}
+Rule = Difference | Ratio | Value | Bound | NotRun
 
 
 @dataclass(frozen=True)
@@ -138,6 +150,6 @@ def _rule(rule: dict, row: dict, key: str) -> Rule:
         made = RULES[kind](**rule)
     except TypeError as error:
         raise InputError(f"claims.yaml, {key}: rule '{kind}' has wrong fields ({str(error).split('__init__() ')[-1]}); correct them.") from None
-    if isinstance(made, Ratio) and made.at_most is None and made.at_least is None:
-        raise InputError(f"claims.yaml, {key}: rule 'ratio' needs at_most or at_least; add one.")
+    if isinstance(made, (Ratio, Bound)) and made.at_most is None and made.at_least is None:
+        raise InputError(f"claims.yaml, {key}: rule '{kind}' needs at_most or at_least; add one.")
     return made

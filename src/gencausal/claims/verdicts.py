@@ -5,7 +5,8 @@ Notation: U units, a_u and b_u the seed means of `method` and `against` on unit 
 
     difference  (1/U) sum_u (b_u - a_u) where lower is better, the opposite sign otherwise: positive is the claimed side
     ratio       sum_u a_u / sum_u b_u
-    value       (1/U) sum_u a_u
+    value       (1/U) sum_u a_u, beside the published number
+    bound       (1/U) sum_u a_u, inside bounds of ours
 
 A single unit gives no interval, and a single seed leaves the spread over seeds unknown: neither is ever green.
 """
@@ -16,7 +17,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from gencausal.claims.definitions import Claim, Difference, NotRun, Ratio, Rule, Value
+from gencausal.claims.definitions import Bound, Claim, Difference, NotRun, Ratio, Rule, Value
 
 VERDICTS = ("reproduced", "reproduced in direction", "partial", "not shown", "refuted", "not run")
 GREEN = VERDICTS[:2]
@@ -71,6 +72,8 @@ def judge(rule: Rule, rows: pd.DataFrame, published: float | None = None) -> Ver
     ours = _unit_means(cases, rule.method)
     if isinstance(rule, Value):
         return _value(rule, ours, _seeds(cases, rule.method, ours.index), published)
+    if isinstance(rule, Bound):
+        return _bound(rule, ours, _seeds(cases, rule.method, ours.index))
     both = pd.concat({"a": ours, "b": _unit_means(cases, rule.against)}, axis=1)
     alone = both[both.isna().any(axis=1)]
     both = both.dropna()
@@ -124,17 +127,33 @@ def _ratio(rule: Ratio, both: pd.DataFrame, seeds: int, cases: pd.DataFrame, pub
     if values[:, 1].min() <= 0:
         return Verdict("not shown", n_units=len(values), n_seeds=seeds, note=f"{rule.against} is not above zero everywhere, so a ratio has no meaning")
     numbers = dict(ours=float(values[:, 0].sum() / values[:, 1].sum()), n_units=len(values), n_seeds=seeds)
-    bounds = " and ".join(f"{word} {bound:g}" for word, bound in (("at least", rule.at_least), ("at most", rule.at_most)) if bound is not None)
-    what = f"{rule.metric} of {rule.method} over {rule.against}: {numbers['ours']:.3g}, bound {bounds}"
+    what = f"{rule.metric} of {rule.method} over {rule.against}: {numbers['ours']:.3g}, bound {_bounds(rule)}"
+    # A bound of ours matches no number of the paper.
+    return _inside(rule, values, lambda v: v[..., 0].sum(axis=-1) / v[..., 1].sum(axis=-1), numbers, what, "reproduced in direction" if published is None else "reproduced")
+
+
+def _bound(rule: Bound, ours: pd.Series, seeds: int) -> Verdict:
+    if ours.empty:
+        return Verdict("not run", note=f"no rows of {rule.method} for {rule.metric} on {rule.dataset} ({rule.experiment})")
+    numbers = dict(ours=float(ours.mean()), n_units=len(ours), n_seeds=seeds)
+    what = f"{rule.metric} of {rule.method}: {numbers['ours']:.3g}, bound {_bounds(rule)}"
+    return _inside(rule, ours.to_numpy()[:, None], lambda v: v.mean(axis=-2), numbers, what, "reproduced in direction")
+
+
+def _bounds(rule: Ratio | Bound) -> str:
+    return " and ".join(f"{word} {bound:g}" for word, bound in (("at least", rule.at_least), ("at most", rule.at_most)) if bound is not None)
+
+
+def _inside(rule: Ratio | Bound, values: np.ndarray, statistic, numbers: dict, what: str, word: str) -> Verdict:
+    """`word` if the whole interval of `statistic` over units of `values` [U, k] is within the rule's bounds."""
     if len(values) < 2:
         return Verdict("not shown", note=f"{what}; a single unit gives no interval", **numbers)
-    low, high = bootstrap(values, lambda v: v[..., 0].sum(axis=-1) / v[..., 1].sum(axis=-1))
+    low, high = bootstrap(values, statistic)
     numbers |= dict(ci_low=low, ci_high=high)
-    if seeds < 2:
+    if numbers["n_seeds"] < 2:
         return Verdict("not shown", note=f"{what}; one seed leaves the spread over seeds unknown", **numbers)
     least, most = (-np.inf if rule.at_least is None else rule.at_least), (np.inf if rule.at_most is None else rule.at_most)
     if least <= low and high <= most:
-        word = "reproduced in direction" if published is None else "reproduced"  # a bound of ours matches no number of the paper
         return Verdict(word, note=f"{what}, whole interval inside", **numbers)
     if high < least or low > most:
         return Verdict("refuted", note=f"{what}, whole interval outside", **numbers)

@@ -47,6 +47,7 @@ def measured(claim: ledger.Claim) -> str:
         ledger.Difference: lambda: f"{rule.against} minus {rule.method}" if not ledger.METRICS[rule.metric] else f"{rule.method} minus {rule.against}",
         ledger.Ratio: lambda: f"{rule.method} over {rule.against}",
         ledger.Value: lambda: rule.method,
+        ledger.Bound: lambda: rule.method,
     }[type(rule)]()
     return f"{rule.metric} on {rule.dataset}, {what}"
 
