@@ -1,19 +1,15 @@
-"""The stacked outcome models and the public IWDD: conventions, invariances, and a known effect recovered."""
+"""The stacked outcome models: conventions, invariances, and a known effect recovered."""
 
 import copy
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
-from sklearn.base import clone
 
 from gencausal.checks import InputError
-from gencausal.data import synthetic
 from gencausal.data.stack import CLIP, prepare_tables, table_rows
 from gencausal.data.table import CausalTable, split
 from gencausal.diffusion import GaussianTeacher
-from gencausal.estimators import IWDD
 from gencausal.estimators import outcomes
 from gencausal.estimators.outcomes import DistillationConfig, TeacherConfig, distil, generator_draws, only, potential_draws, predict, train_teacher
 from gencausal.sampling import stratified_normal
@@ -208,7 +204,28 @@ def test_predictions_are_remembered(stack, tmp_path, monkeypatch):
     again = predict(data, tables, student, generator_draws(2.5), 9, 5, tmp_path, "one step")
     assert np.array_equal(first.mu, again.mu) and np.array_equal(first.draws, again.draws)
     test = tables[0].test
-    assert np.allclose(first.mu[0, test], np.median(first.draws[0], -1))
+    assert np.allclose(first.mu[0, test], first.draws[0].mean(-1), rtol=1e-5) and np.allclose(first.median[0, test], np.median(first.draws[0], -1), rtol=1e-5)
+    own = potential_draws(data, student, generator_draws(2.5), tables[0].x[tables[0].train[data.held[0].cpu().numpy()]], stratified_normal(9, data.device))
+    assert np.allclose(first.held[0], own[0][np.arange(data.held.shape[1]), data.z[0][data.held[0]].cpu().numpy()], rtol=1e-4, atol=1e-4)
+
+
+def test_an_ensemble_deals_its_draws_to_its_members(stack):
+    """Draw j is member j mod M's; one member thrice is that member, and fewer draws than members use the first of them."""
+    tables, data, teacher, student, _ = stack
+    x, eps = tables[0].x[:7], stratified_normal(9, data.device)
+    draw = generator_draws(2.5)
+    one, other = (potential_draws(data, m, draw, x, eps) for m in (student, teacher))
+    pooled = potential_draws(data, [student, teacher], draw, x, eps)
+    assert np.allclose(pooled[..., ::2], one[..., ::2], atol=1e-5) and np.allclose(pooled[..., 1::2], other[..., 1::2], atol=1e-5)
+    assert not np.allclose(one, other, atol=1e-3)
+    assert np.allclose(potential_draws(data, [student] * 3, draw, x, eps), one, atol=1e-5)
+    assert np.allclose(potential_draws(data, [student, teacher], draw, x, eps[:1]), one[..., :1], atol=1e-5)
+    random = torch.randn(len(tables), 7, 2, 4)
+    assert np.allclose(potential_draws(data, [teacher, student], draw, x, random)[..., 1::2], potential_draws(data, student, draw, x, random)[..., 1::2], atol=1e-5)
+
+
+def test_member_seeds_differ():
+    assert outcomes.member_seeds(3, 1) == [3] and len(set(outcomes.member_seeds(3, 5) + outcomes.member_seeds(4, 5))) == 10
 
 
 @pytest.mark.parametrize("law", ["shuffle", "obs"])
@@ -236,178 +253,3 @@ def test_an_exact_teacher_is_reached(law, device):
     for change, start, message in ((dict(), fresh, "start needs trainable='all'"), (dict(trainable="all"), None, "start is missing")):
         with pytest.raises(InputError, match=message):
             distil(GaussianTeacher(mean, variance).to(device), data, DistillationConfig(**change), seed=0, start=start)
-
-
-class Killed(BaseException):
-    pass
-
-
-@pytest.mark.parametrize("stage", ["teacher", "generator"])
-def test_a_killed_fit_continues_to_the_same_bits(tmp_path, monkeypatch, stage):
-    """kill -9 in the teacher's or the generator's training, fit again: the effects equal those of an uninterrupted fit."""
-    toy = table(3)
-    make = lambda folder: IWDD(teacher_rounds=30, distillation_rounds=12, width=16, checkpoint_folder=folder)  # noqa: E731
-    straight = make(None).fit(toy.y, toy.t, X=toy.x).effect(toy.x)
-    calls, loss, checkpoint_all = [0], outcomes.edm_loss if stage == "teacher" else outcomes.sid_loss, outcomes.fit
-    monkeypatch.setattr(outcomes, "fit", lambda *a, **k: checkpoint_all(*a, **(k | {"checkpoint_seconds": 0})))
-
-    def killing(*arguments):
-        calls[0] += 1
-        if calls[0] == 8:
-            raise Killed
-        return loss(*arguments)
-
-    monkeypatch.setattr(outcomes, loss.__name__, killing)
-    with pytest.raises(Killed):
-        make(str(tmp_path)).fit(toy.y, toy.t, X=toy.x)
-    kept = sorted(p.name.split("-")[0] for p in tmp_path.iterdir())
-    assert kept == (["teacher"] if stage == "teacher" else ["generator", "teacher"])
-    monkeypatch.setattr(outcomes, loss.__name__, loss)
-    assert np.array_equal(make(str(tmp_path)).fit(toy.y, toy.t, X=toy.x).effect(toy.x), straight)
-
-
-# --- the public estimator -------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def fitted(device):
-    toy = table(5, n=800)
-    return toy, IWDD(teacher_rounds=400, distillation_rounds=150, width=48, device=str(device)).fit(toy.y[toy.train], toy.t[toy.train], X=toy.x[toy.train])
-
-
-def test_a_known_effect_is_recovered(fitted):
-    """Effect 1 + x_1 under confounding: far nearer the truth than a constant, and the average beats the naive difference."""
-    toy, model = fitted
-    truth = (toy.mu[:, 1] - toy.mu[:, 0])[toy.test]
-    error = np.sqrt(np.mean((model.effect(toy.x[toy.test]) - truth) ** 2))
-    assert error < 0.4 < 0.9 < truth.std()
-    naive = toy.y[toy.train][toy.t[toy.train] == 1].mean() - toy.y[toy.train][toy.t[toy.train] == 0].mean()
-    assert abs(model.ate(toy.x[toy.test]) - truth.mean()) < 0.2 < abs(naive - truth.mean())
-
-
-def test_outcome_intervals_cover_and_nest(fitted):
-    toy, model = fitted
-    x, t, y = toy.x[toy.test], toy.t[toy.test], toy.y[toy.test]
-    low, high = model.outcome_interval(x, t, alpha=0.1)
-    assert 0.75 < np.mean((low <= y) & (y <= high)) < 0.99
-    inner = model.outcome_interval(x, t, alpha=0.5)
-    assert (low <= inner[0]).all() and (inner[1] <= high).all()
-    effect_low, effect_high = model.effect_interval(x, alpha=0.1)
-    assert (effect_low < model.effect(x)).mean() > 0.95 and (model.effect(x) < effect_high).mean() > 0.95
-
-
-def test_effects_are_antisymmetric_and_average(fitted):
-    toy, model = fitted
-    x = toy.x[toy.test]
-    assert np.allclose(model.effect(x, T0=1, T1=0), -model.effect(x)) and np.allclose(model.effect(x, T0=1, T1=1), 0)
-    assert model.ate(x) == pytest.approx(model.effect(x).mean())
-    assert np.allclose(model.effect(x[3:4]), model.effect(x)[3], atol=1e-4)
-
-
-def test_samples_are_seeded_and_centred(fitted):
-    toy, model = fitted
-    x = toy.x[toy.test][:50]
-    draws = model.sample(x, 1, 400, seed=1)
-    assert draws.shape == (50, 400) and np.array_equal(draws, model.sample(x, 1, 400, seed=1))
-    assert not np.array_equal(draws, model.sample(x, 1, 400, seed=2))
-    mixed = model.sample(x, toy.t[toy.test][:50], 400, seed=1)
-    assert np.array_equal(mixed[toy.t[toy.test][:50] == 1], draws[toy.t[toy.test][:50] == 1])
-    difference = draws.mean(1) - model.sample(x, 0, 400, seed=1).mean(1)
-    assert np.abs(difference - model.effect(x)).mean() < 0.15
-
-
-def test_same_seed_same_bits_and_frames_equal_arrays():
-    toy = table(6, n=120)
-    make = lambda seed: IWDD(teacher_rounds=20, distillation_rounds=8, width=16, random_state=seed)  # noqa: E731
-    a = make(0).fit(toy.y, toy.t, X=toy.x).effect(toy.x)
-    frame = pd.DataFrame(toy.x, columns=toy.covariates)
-    b = make(0).fit(pd.Series(toy.y), pd.Series(toy.t), X=frame).effect(frame)
-    assert np.array_equal(a, b)
-    assert not np.array_equal(a, make(1).fit(toy.y, toy.t, X=toy.x).effect(toy.x))
-
-
-def test_three_arms():
-    """Arm 2 adds 3, arm 1 adds 0."""
-    rng = np.random.default_rng(0)
-    x, t = rng.normal(size=(600, 2)), rng.integers(3, size=600)
-    y = x[:, 0] + 3.0 * (t == 2) + 0.3 * rng.normal(size=600)
-    model = IWDD(teacher_rounds=250, distillation_rounds=80, width=32).fit(y, t, X=x)
-    assert model.ate(x, T0=0, T1=2) == pytest.approx(3, abs=0.4) and model.ate(x, T0=0, T1=1) == pytest.approx(0, abs=0.4)
-    for law in ("ipw", "bernoulli"):
-        with pytest.raises(InputError, match=f"{law}.*two arms, not 3.*shuffle"):
-            IWDD(law=law).fit(y, t, X=x)
-
-
-def test_scikit_learn_habits():
-    model = IWDD(law="obs", width=32, random_state=4)
-    assert clone(model).get_params() == model.get_params() and model.set_params(width=16).width == 16
-    assert set(model.get_params()) == set(IWDD.__init__.__code__.co_varnames[1:IWDD.__init__.__code__.co_argcount])
-
-
-def test_the_synthetic_design_is_learnt_where_it_overlaps():
-    """1-D design at k = 0.5: inside |x| < 1 the effect exp(x) is identified and found within 0.5 on average."""
-    toy = synthetic.load(seed=0, k=0.5, n_train=1500, n_test=400)
-    model = IWDD(teacher_rounds=500, distillation_rounds=100, width=48).fit(toy.y[toy.train], toy.t[toy.train], X=toy.x[toy.train])
-    x = toy.x[toy.test]
-    inside = np.abs(x[:, 0]) < 1
-    error = np.abs(model.effect(x) - np.exp(x[:, 0]))[inside].mean()
-    assert error < 0.5 < np.exp(x[inside, 0]).mean()
-
-
-@pytest.mark.parametrize("change, message", [
-    (dict(Y=np.r_[np.nan, np.zeros(59)]), "Y holds nan in row 0"),
-    (dict(Y=np.ones(60)), "Y is constant"),
-    (dict(Y=np.arange(59.0)), "Y has 59 entries"),
-    (dict(T=np.zeros(60)), "T has one arm only"),
-    (dict(T=np.full(60, 0.5)), "T holds 0.5"),
-    (dict(X=np.full((60, 2), np.inf)), "X holds inf in row 0, column 0"),
-    (dict(X=np.arange(60.0)), "X must be a table"),
-    (dict(X=[["a", "b"]] * 60), "X must hold numbers only"),
-])
-def test_bad_input_is_one_sentence(change, message):
-    rng = np.random.default_rng(0)
-    arguments = {"Y": rng.normal(size=60), "T": np.arange(60) % 2, "X": rng.normal(size=(60, 2))} | change
-    with pytest.raises(InputError, match=message):
-        IWDD().fit(arguments["Y"], arguments["T"], X=arguments["X"])
-
-
-@pytest.mark.parametrize("parameter, value", [("law", "random"), ("divergence", "kl"), ("teacher_rounds", 0), ("n_draws", 1.5), ("n_draws", 1), ("validation_share", 1.0), ("device", "tpu"),
-                                              ("device", None), ("random_state", None), ("alpha", float("nan")), ("gate_penalty", -1.0), ("gate_penalty", "a")])
-def test_bad_parameters_are_named(parameter, value):
-    toy = table(0, n=80)
-    with pytest.raises(InputError, match=parameter):
-        IWDD(**{parameter: value}).fit(toy.y, toy.t, X=toy.x)
-
-
-def test_too_few_rows_unfitted_and_wrong_columns(fitted):
-    toy, model = fitted
-    with pytest.raises(InputError, match="at least 50"):
-        IWDD().fit(toy.y[:40], toy.t[:40], X=toy.x[:40])
-    with pytest.raises(InputError, match="not fitted"):
-        IWDD().effect(toy.x)
-    with pytest.raises(InputError, match="X has 3 columns but 4"):
-        model.effect(toy.x[:, :3])
-    with pytest.raises(InputError, match="T1 must be a whole number from 0 to 1"):
-        model.effect(toy.x, T1=2)
-    few = np.r_[np.ones(3), np.zeros(57)]
-    with pytest.raises(InputError, match="arm of 3 units.*shuffle"):
-        IWDD(law="ipw").fit(np.arange(60.0), few, X=toy.x[:60])
-
-
-def test_columns_keep_their_order():
-    toy = table(6, n=120)
-    frame = pd.DataFrame(toy.x, columns=toy.covariates)
-    model = IWDD(teacher_rounds=5, distillation_rounds=2, width=8).fit(toy.y, toy.t, X=frame)
-    with pytest.raises(InputError, match="another order.*a, b, c, d"):
-        model.effect(frame[["b", "a", "c", "d"]])
-
-
-def test_outcome_interval_is_exact_for_exact_draws(monkeypatch):
-    """Draws at the quantiles of N(0, 1): the 90 % interval holds 0.900 of the law; the rule for random draws would hold 0.909."""
-    model = IWDD()
-    nodes = stratified_normal(100).numpy()
-    monkeypatch.setattr(model, "_check", lambda X: X)
-    monkeypatch.setattr(model, "_stratified", lambda x: np.broadcast_to(nodes, (len(x), 2, 100)))
-    model.n_arms_ = 2
-    low, high = (torch.special.ndtr(torch.as_tensor(side)) for side in model.outcome_interval(np.zeros((3, 1)), 1, alpha=0.1))
-    assert (high - low).numpy() == pytest.approx(0.9, abs=2e-3)

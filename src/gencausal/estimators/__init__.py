@@ -1,5 +1,6 @@
 """The public estimators: fit on data frames or arrays, then ask for effects, intervals and draws."""
 
 from gencausal.estimators.iwdd import IWDD
+from gencausal.estimators.overlap import ExtrapolationWarning
 
-__all__ = ["IWDD"]
+__all__ = ["ExtrapolationWarning", "IWDD"]
