@@ -4,6 +4,9 @@ One stacked network holds one slice a data set. Outcomes are scaled to the sd
 sigma_data = 0.5 (`data.stack`). Held rows choose the stopping round by the factual CRPS; test rows enter nothing.
 
 `Eq. teacher`: min over phi of the EDM loss (Eq. 8, Karras et al. 2022) on factual (x, z, y) + gate_penalty sum |g|.
+
+An ensemble is a list of networks of one stack, trained from different seeds on the same rows; draw j is member j mod M's, so a
+draw costs one member's evaluations and the pooled law is the members' mixture.
 """
 
 import copy
@@ -39,7 +42,7 @@ def _code() -> str:
 class TeacherConfig:
     """Everything that decides a teacher."""
 
-    width: int = 200  # trunk width
+    width: int = 128  # trunk width
     depth: int = 3  # trunk layers
     embedding: int = 128  # width of one arm's embedding
     decoder: int = 64  # width of the light decoder
@@ -95,8 +98,16 @@ def resolve_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def train_teacher(data: Outcomes, config: TeacherConfig, seed: int, folder: Path | None = None) -> Trained:
-    """Teachers of every slice (Eq. teacher), their weights averaged and chosen by held-out factual CRPS; checkpoints in `folder`."""
+def member_seeds(seed: int, members: int) -> list[int]:
+    """Seeds of the members of an ensemble; the first is `seed` itself."""
+    return [seed, *(derive(seed, "member", m) for m in range(1, members))]
+
+
+def train_teacher(data: Outcomes, config: TeacherConfig, seed: int, folder: Path | None = None, log_weight: torch.Tensor | None = None) -> Trained:
+    """Teachers of every slice (Eq. teacher), their weights averaged and chosen by held-out factual CRPS; checkpoints in `folder`.
+
+    log_weight: log importance weights of the rows, [S, n], for a teacher of the weighted law; each batch normalises its own.
+    """
     denoiser = Denoiser(OutcomeNetwork(len(data.units), data.x.shape[2], data.arms, make_generator(derive(seed, "init"), device=data.device), config.width,
                                        config.depth, config.embedding, config.decoder, config.gate)).to(data.device)
     streams = data.generators(seed, "teacher")
@@ -107,10 +118,11 @@ def train_teacher(data: Outcomes, config: TeacherConfig, seed: int, folder: Path
         normal, eps = stacked(torch.randn, streams, 2, config.batch, config.levels).unbind(1)
         e = denoiser.embed(table_rows(x, row), table_rows(z, row))
         sigma = noise_levels(normal, config.log_sigma_mean, config.log_sigma_sd)
-        return {"edm": edm_loss(denoiser, table_rows(y, row)[:, :, None], e, sigma, eps), "gates": config.gate_penalty * denoiser.network.gates.penalty()}
+        log_w = None if log_weight is None else table_rows(table_rows(log_weight, data.fit), row)
+        return {"edm": edm_loss(denoiser, table_rows(y, row)[:, :, None], e, sigma, eps, log_w), "gates": config.gate_penalty * denoiser.network.gates.penalty()}
 
     player = Player(denoiser, loss, config.lr, weight_decay=config.weight_decay, undecayed=("gates.gate",), average=config.average)
-    identity = {"kind": "teacher", "code": _code(), "data": data.signature(), "seed": seed} | asdict(config)
+    identity = {"kind": "teacher", "code": _code(), "data": data.signature(), "seed": seed, "weights": log_weight is not None and tensor_hash(log_weight)} | asdict(config)
     return fit({"teacher": player}, config.rounds, streams, config=identity, seed=seed, score=lambda m: held_out_scores(data, m["teacher"], teacher_draws),
                score_every=config.score_every, patience=config.patience, checkpoint=_file(folder, "teacher", identity), label="teacher")
 
@@ -122,12 +134,14 @@ def check_law(law: str, arms: int) -> None:
         raise checks.InputError(f"law {law!r} handles two arms, not {arms}; use law='shuffle', which takes any number and needs no propensity.")
 
 
-def distil(teacher: Denoiser | GaussianTeacher, data: Outcomes, config: DistillationConfig, seed: int, folder: Path | None = None, start: Denoiser | None = None) -> Trained:
+def distil(teacher: Denoiser | GaussianTeacher, data: Outcomes, config: DistillationConfig, seed: int, folder: Path | None = None, start: Denoiser | None = None,
+           propensity: torch.Tensor | None = None, pool: tuple[torch.Tensor, torch.Tensor] | None = None) -> Trained:
     """One-step generators of every slice, distilled from `teacher` under `config.law`.
 
     The losses see no outcome; the averaged generator is chosen by the CRPS at held-out factual outcomes. The teacher's parameters
     are left as they are. start: the denoiser whose copies generator and fake score begin from, by default the teacher; needed, with
-    trainable='all', where the teacher is an oracle. All laws and losses share rows, noise and levels at one seed.
+    trainable='all', where the teacher is an oracle. propensity: e(x) of the training rows for law ipw, [S, n], by default estimated.
+    pool: standardised covariates [S, N, d] and arms [S, N] to draw pairs from, by default the fit rows. All laws and losses share rows, noise and levels at one seed.
     """
     checks.choice(config.divergence, "divergence", ("sid", "dmd"))
     checks.choice(config.trainable, "trainable", ("all", "decoder"))
@@ -142,8 +156,12 @@ def distil(teacher: Denoiser | GaussianTeacher, data: Outcomes, config: Distilla
         for module in (student, fake):
             for part in (module.network.gates, module.network.trunk, module.network.heads):
                 part.requires_grad_(False)
-    x, z = table_rows(data.x, data.fit), table_rows(data.z, data.fit)
-    log_weight = log_inverse_propensity(z, table_rows(estimated_propensity(data), data.fit), config.clip) if config.law == "ipw" else None
+    if pool is not None and config.law == "ipw":
+        raise checks.InputError("pool has no propensities; law 'ipw' draws from the fit rows only.")
+    x, z = pool or (table_rows(data.x, data.fit), table_rows(data.z, data.fit))
+    log_weight = None
+    if config.law == "ipw":
+        log_weight = log_inverse_propensity(z, table_rows(estimated_propensity(data) if propensity is None else propensity, data.fit), config.clip)
     with torch.no_grad():
         embedded = teacher.encode(x)
 
@@ -179,7 +197,7 @@ def distil(teacher: Denoiser | GaussianTeacher, data: Outcomes, config: Distilla
 
     shared = dict(betas=(config.beta1, 0.999), weight_decay=config.weight_decay, average=config.average)
     players = {"generator": Player(student, generator_loss, config.generator_lr, **shared), "fake": Player(fake, fake_loss, config.fake_lr, updates=config.fake_updates, **shared)}
-    identity = {"kind": "generator", "code": _code(), "data": data.signature(), "teacher": tensor_hash(*teacher.state_dict().values(), embedded), "start": start and tensor_hash(*start.parameters()), "seed": seed} | asdict(config)
+    identity = {"kind": "generator", "code": _code(), "data": data.signature(), "teacher": tensor_hash(*teacher.state_dict().values(), embedded), "start": start and tensor_hash(*start.parameters()), "weights": log_weight is not None and tensor_hash(log_weight), "pool": pool and tensor_hash(*pool), "seed": seed} | asdict(config)
     return fit(players, config.rounds, streams + arm_streams, config=identity, seed=seed, score=lambda m: held_out_scores(data, m["generator"], generator_draws(config.sigma_init)),
                score_every=config.score_every, patience=config.patience, checkpoint=_file(folder, f"generator-{config.divergence}-{config.law}", identity), label=f"distillation ({config.divergence}, {config.law})")
 
@@ -222,49 +240,62 @@ def held_out_scores(data: Outcomes, denoiser: Denoiser, draw, draws: int = 20) -
 
 
 @torch.no_grad()
-def potential_draws(data: Outcomes, denoiser: Denoiser, draw, x: np.ndarray, eps: torch.Tensor, chunk: int = 2**18) -> np.ndarray:
+def potential_draws(data: Outcomes, denoisers: Denoiser | list[Denoiser], draw, x: np.ndarray, eps: torch.Tensor, chunk: int = 2**18) -> np.ndarray:
     """Draws of every potential outcome on the outcome's own scale, [S, N, K, M].
 
-    x: covariates of any units on their own scale, [N, d] or [S, N, d]; eps: standard normals, [M] (the same for every unit and arm) or
-    [S, N, K, M]. Units go through in parts of about `chunk` draws, so that the work stays in cache and memory is bounded.
+    denoisers: one stack, or the members of an ensemble. x: covariates of any units on their own scale, [N, d] or [S, N, d]; eps: standard
+    normals, [M] (the same for every unit and arm) or [S, N, K, M]. Units go through in parts of about `chunk` draws, so that the work
+    stays in cache and memory is bounded.
     """
+    members = denoisers if isinstance(denoisers, list) else [denoisers]
     x = data.standardise(x)
-    size = max(1, chunk // (len(x) * data.arms * eps.shape[-1]))
-    parts = []
-    for start in range(0, x.shape[1], size):
-        e = denoiser.encode(x[:, start:start + size]).flatten(1, 2)
-        noise = eps.expand(*e.shape[:2], -1) if eps.dim() == 1 else eps[:, start:start + size].flatten(1, 2)
-        parts.append(draw(denoiser, noise, e).unflatten(1, (-1, data.arms)))
+    made = x.new_empty(*x.shape[:2], data.arms, eps.shape[-1])
+    size = max(1, chunk // (len(x) * data.arms * -(-eps.shape[-1] // len(members))))
+    for first, denoiser in enumerate(members[: eps.shape[-1]]):
+        part = eps[..., first :: len(members)]
+        for start in range(0, x.shape[1], size):
+            rows = slice(start, start + size)
+            e = denoiser.encode(x[:, rows]).flatten(1, 2)
+            noise = part.expand(*e.shape[:2], -1) if part.dim() == 1 else part[:, rows].flatten(1, 2)
+            made[:, rows, :, first :: len(members)] = draw(denoiser, noise, e).unflatten(1, (-1, data.arms))
     scale, center = (a.reshape(-1, 1, 1, 1) for a in (data.y_scale, data.y_center))
-    return torch.cat(parts, 1).cpu().numpy() * scale + center
+    return made.cpu().numpy() * scale + center
 
 
 class Prediction(NamedTuple):
-    """What a stack says of its tables: `mu [S, n, K]` medians of the draws of every row, `draws [S, n_test, K, M]` of the test rows."""
+    """What a stack says of its tables: means of the draws `mu [S, n, K]` and their medians `median [S, n, K]` of every row, `draws [S, n_test, K, M]`
+    of the test rows and `held [S, n_held, M]` of the held rows under their own arm, both float32."""
 
     mu: np.ndarray
+    median: np.ndarray
     draws: np.ndarray
+    held: np.ndarray
 
 
-def predict(data: Outcomes, tables: list[CausalTable], denoiser: Denoiser, draw, n: int, n_train: int | None = None, folder: Path | None = None, label: str = "prediction") -> Prediction:
-    """Stratified draws of every potential outcome of `tables`: `n` a test row, `n_train` (default n) a train row.
+def predict(data: Outcomes, tables: list[CausalTable], denoisers: Denoiser | list[Denoiser], draw, n: int, n_train: int | None = None, folder: Path | None = None, label: str = "prediction") -> Prediction:
+    """Stratified draws of every potential outcome of `tables`: `n` a test or held row, `n_train` (default n) another train row.
 
     `label` names the sampler; the result is kept in `folder` under it and the hash of weights, data, covariates and counts.
     """
     check_splits(tables)
     train, test = tables[0].train, tables[0].test
-    covariates = np.stack([t.x for t in tables])
+    covariates, n_train = np.stack([t.x for t in tables]), n_train or n
 
     def compute() -> dict[str, torch.Tensor]:
-        parts = {name: potential_draws(data, denoiser, draw, covariates[:, rows], stratified_normal(count, data.device))
-                 for name, rows, count in (("train", train, n_train or n), ("test", test, n))}
-        mu = np.empty((*covariates.shape[:2], data.arms))
-        mu[:, train], mu[:, test] = (np.median(parts[name], -1) for name in ("train", "test"))
-        return {"mu": torch.as_tensor(mu), "draws": torch.as_tensor(parts["test"])}
+        held_x = np.stack([x[train[rows]] for x, rows in zip(covariates, data.held.cpu().numpy())])
+        made = {name: potential_draws(data, denoisers, draw, x, stratified_normal(count, data.device))
+                for name, x, count in (("train", covariates[:, train], n_train), ("test", covariates[:, test], n), ("held", held_x, n))}
+        mu, median = (np.empty((*covariates.shape[:2], data.arms)) for _ in range(2))
+        for values, read in ((mu, np.mean), (median, np.median)):
+            values[:, train], values[:, test] = read(made["train"], -1), read(made["test"], -1)
+        arm = table_rows(data.z, data.held).cpu().numpy()[:, :, None, None]
+        held = np.take_along_axis(made["held"], arm, 2).squeeze(2)
+        return {"mu": torch.as_tensor(mu), "median": torch.as_tensor(median), "draws": torch.as_tensor(made["test"]).float(), "held": torch.as_tensor(held).float()}
 
-    known = tensor_hash(*denoiser.state_dict().values(), *(torch.as_tensor(a) for a in (covariates, train, test)))
+    members = denoisers if isinstance(denoisers, list) else [denoisers]
+    known = tensor_hash(*(p for module in members for p in module.state_dict().values()), *(torch.as_tensor(a) for a in (covariates, train, test)))
     found = remember(folder, "prediction", {"code": _code(), "data": data.signature(), "known": known, "label": label, "n": n, "n_train": n_train}, compute)
-    return Prediction(found["mu"].numpy(), found["draws"].numpy())
+    return Prediction(*(found[name].numpy() for name in Prediction._fields))
 
 
 def only(data: Outcomes, module: Denoiser, index: int) -> tuple[Outcomes, Denoiser]:

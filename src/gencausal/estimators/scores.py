@@ -9,6 +9,9 @@ import pandas as pd
 
 from gencausal import metrics
 from gencausal.data.table import CausalTable
+from gencausal.estimators.calibration import calibrated_coverage
+
+LEVELS = (50, 80, 90, 95)
 
 
 def mean_rows(method: str, table: CausalTable, seed: int, mu: np.ndarray, experiment: str = "iwdd.E0") -> list[dict]:
@@ -26,19 +29,32 @@ def mean_rows(method: str, table: CausalTable, seed: int, mu: np.ndarray, experi
     return _rows(method, table, seed, experiment, values)
 
 
-def draw_rows(method: str, table: CausalTable, seed: int, draws: np.ndarray, experiment: str = "iwdd.E0") -> list[dict]:
-    """Rows of the predictive law from stratified `draws [n_test, K, M]` of the test rows: CRPS and 90 % coverage of the factual outcome, mean sd
-    of the draws, and the PEHE of the draws' mean beside that of their median."""
-    test = table.test
-    effect, truth = (m[:, 1] - m[:, 0] for m in (draws.mean(-1), table.mu[test]))
-    factual = draws[np.arange(len(test)), table.t[test]]
-    values = {
-        "crps": (metrics.crps(factual, table.y[test], fair=False), len(test)),
-        "coverage_90": (metrics.coverage(factual, table.y[test], 0.9, stratified=True), len(test)),
-        "draw_sd": (float(draws.std(-1, ddof=1).mean()), len(test)),
-        "pehe_normalised_mean": (metrics.pehe_normalised(effect, truth, table.mu), len(test)),
-    }
-    return _rows(method, table, seed, experiment, values)
+def draw_rows(method: str, table: CausalTable, seed: int, draws: np.ndarray, experiment: str = "iwdd.E0", *, median: np.ndarray | None = None,
+              held: tuple[np.ndarray, np.ndarray] | None = None, noise_sd: float | None = 1.0) -> list[dict]:
+    """Rows of the predictive law from stratified `draws [n_test, K, M]` of the test rows.
+
+    Of the factual outcome: CRPS, KS distance of the PIT, coverage and width of central intervals. Of both potential outcomes, where the true law
+    is N(mu, noise_sd^2): W1 and W2. Also the mean sd of the draws and the PEHE of their medians (`median [n, K]` where it is at hand).
+    held: draws [n_held, M] and outcomes of held-out rows, which calibrate the 90 % interval (Eq. cqr).
+    """
+    test, y = table.test, table.y[table.test]
+    mid = np.median(draws, -1) if median is None else median[test]
+    truth = table.mu[test]
+    factual = np.sort(draws[np.arange(len(test)), table.t[test]].astype(float), -1)
+    values = {"crps": metrics.crps(factual, y, fair=False), "pit_ks": metrics.pit_ks(factual, y), "draw_sd": float(draws.std(-1, ddof=1).mean()),
+              "pehe_normalised_median": metrics.pehe_normalised(mid[:, 1] - mid[:, 0], truth[:, 1] - truth[:, 0], table.mu)}
+    for level in LEVELS:
+        low, high = metrics.interval(factual, level / 100, stratified=True)
+        values[f"coverage_{level}"] = float(np.mean((low <= y) & (y <= high)))
+        if level == 90:
+            values["width_90"] = float(np.median(high - low))
+    if held is not None:
+        low, high = calibrated_coverage(*held, factual, 0.1)
+        values |= {"coverage_90_calibrated": float(np.mean((low <= y) & (y <= high))), "width_90_calibrated": float(np.median(high - low))}
+    if noise_sd is not None:
+        flat, centre = np.sort(draws.reshape(-1, draws.shape[-1]).astype(float), -1), truth.ravel()
+        values |= {"w1": float(metrics.wasserstein1(flat, centre, np.full(len(centre), noise_sd))), "w2": float(metrics.wasserstein2(flat, centre, np.full(len(centre), noise_sd)))}
+    return _rows(method, table, seed, experiment, {name: (value, len(test)) for name, value in values.items()})
 
 
 def summary(rows: pd.DataFrame, metric: str) -> pd.DataFrame:
