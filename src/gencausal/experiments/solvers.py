@@ -280,7 +280,7 @@ def outcome_flow(data: Outcomes, teacher: Denoiser, x: np.ndarray) -> tuple[Call
     """`denoise(y [S, B, M], sigma) -> D` of a stack under every arm of covariates `x [S, N, d]` or [N, d] (B = N K), and the squared outcome scales [S]."""
     with torch.no_grad():
         e = teacher.encode(data.standardise(x)).flatten(1, 2)
-    return partial(_denoise, teacher, e), torch.as_tensor(data.y_scale) ** 2
+    return partial(_denoise, teacher, e), torch.as_tensor(data.y_scale, dtype=torch.float32, device=data.device) ** 2
 
 
 def _denoise(teacher: Denoiser, e: torch.Tensor, y: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
@@ -313,15 +313,14 @@ def teacher_solver_table(flows: dict[int, tuple[Callable, torch.Tensor]], units:
     found = []
     for seed, (denoise, squared) in flows.items():
         eps = torch.randn((len(units), pairs, draws), generator=seeding.generator(seed, "teacher solver starts"))
-        start = (SIGMA_MAX * eps).to(squared.device if squared.device.type != "cpu" else "cpu")[..., None]
+        start = (SIGMA_MAX * eps).to(squared.device)[..., None]
         field = solvers.from_edm(lambda y, sigma, denoise=denoise: denoise(y[..., 0], sigma)[..., None])
         grids = {spacing: lambda steps, spacing=spacing: solvers.edm_grid(edm_levels(steps, spacing)) for spacing in spacings}
         exact = solvers.heun(field, start, solvers.edm_grid(karras_sigmas(reference_steps)))
         runs = [({"sampler": "heun", "grid": f"karras, {reference_steps} steps", "nfe": 2 * reference_steps - 1}, exact), *_runs(field, start, grids, {name: SUITE[name] for name in samplers}, nfe)]
         for label, y in runs:
-            error = (y - exact).square().mean((1, 2, 3)).double().cpu() * squared
-            sd = (y[..., 0].std(-1).mean(1).double().cpu() * squared.sqrt())
-            found.append(pd.DataFrame({"seed": seed, "unit": units, **label, "endpoint_mse": error.numpy(), "draw_sd": sd.numpy()}))
+            error, sd = (y - exact).square().mean((1, 2, 3)) * squared, y[..., 0].std(-1).mean(1) * squared.sqrt()
+            found.append(pd.DataFrame({"seed": seed, "unit": units, **label, "endpoint_mse": error.double().cpu().numpy(), "draw_sd": sd.double().cpu().numpy()}))
     return pd.concat(found, ignore_index=True)
 
 
