@@ -399,7 +399,7 @@ def test_dowhy_estimates_and_refutes_it():
         warnings.simplefilter("ignore")
         estimand = CausalModel(data, "t", "y", common_causes=["a", "b"]).identify_effect(proceed_when_unidentifiable=True)
         estimand.set_identifier_method("backdoor")
-        method = Econml(estimand, metalearners.IWDD(teacher_rounds=80, distillation_rounds=10, width=24, n_draws=20))
+        method = Econml(estimand, metalearners.IWDD(teacher_rounds=150, distillation_rounds=50, width=24, n_draws=20))
         estimate = method.fit(data).estimate_effect(data, control_value=0, treatment_value=1)
         assert estimate.value == pytest.approx(method.estimator.ate(data[method.estimator.feature_names_in_]), abs=1e-5) and estimate.value == pytest.approx(2, abs=0.5)
         placebo = refute_placebo_treatment(data, estimand, estimate, "t", placebo_type="permute", num_simulations=2, random_state=0)

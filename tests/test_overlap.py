@@ -157,7 +157,7 @@ def test_every_level_gets_a_column():
     z = encoder.transform(mixed())
     assert z[:, 0].tolist() == [30, 40, 50, 60] and z[:, 1:4].tolist() == [[0, 1, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]]
     assert (z[:, 4:6].sum(1) == 1).all() and (z[:, 6:].sum(1) == 1).all() and z.dtype == np.float64
-    assert np.array_equal(Encoder.restore(encoder.state()).transform(mixed()), z)
+    assert np.array_equal(Encoder.restore(encoder.state()).transform(mixed()), z) and np.array_equal(encoder.transform(z), z)
 
 
 def test_levels_do_not_depend_on_the_rows_asked():

@@ -51,11 +51,14 @@ class Encoder:
         return [feature for name, levels in zip(names, self.levels) for feature in ([name] if levels is None else [f"{name}={level}" for level in levels])]
 
     def transform(self, X, name: str = "X") -> np.ndarray:
-        """Table `X` as float64 [n, p]. InputError if its columns are not the fitted ones, in their order, or a value cannot be encoded."""
+        """Table `X` as float64 [n, p]. InputError if its columns are not the fitted ones, in their order, or a value cannot be encoded.
+
+        An array is taken as the p features themselves, since scorers such as econml's pass numbers only.
+        """
         if self.names is None or not hasattr(X, "columns"):
-            if any(levels is not None for levels in self.levels):
-                raise InputError(f"{name} must be a DataFrame with the columns {', '.join(self.names)}, because some of them are encoded levels.")
-            return checks.matrix(X, name, len(self.levels))
+            if any(levels is not None for levels in self.levels) and np.shape(X)[1:] != (len(self.features),):
+                raise InputError(f"{name} must be a DataFrame with the columns {', '.join(self.names)}, because some of them are encoded levels (or the {len(self.features)} encoded features).")
+            return checks.matrix(X, name, len(self.features))
         self._same_columns([str(c) for c in X.columns], name)
         table = _checked(X, name)
         return np.concatenate([self._column(table[column], column, levels, name) for column, levels in zip(self.names, self.levels)], axis=1)
