@@ -17,7 +17,7 @@ SOURCES = {name: [f"notebooks/{name}.py", *(path.as_posix() for path in provenan
 # A notebook with several seeds first trains each seed in a job of its own, then finds every checkpoint finished.
 SEEDS = {name: plan.parameters["seeds"] if len(plan.parameters.get("seeds", [])) > 1 else [] for name, plan in PLANS.items()}
 # Distillation starts from the pretrained model; the ledger reads every other notebook's rows.
-AFTER = {name: ["01_diffusion_pretraining"] if name == "02_score_distillation" else [] for name in NOTEBOOKS}
+AFTER = {name: ["01_diffusion_pretraining"] if name in ("02a_score_distillation", "02b_treatment_effects") else [] for name in NOTEBOOKS}
 AFTER |= {name: [other for other in NOTEBOOKS if other != name] for name in NOTEBOOKS if name.endswith("_claims")}
 AFTER = {name: [other for other in others if other in NOTEBOOKS] for name, others in AFTER.items()}
 
@@ -46,7 +46,7 @@ rule seed:
     output: f"{BUILD}/seeds/{{name}}-{{seed}}.json"
     log: f"{BUILD}/seeds/{{name}}-{{seed}}.ipynb"
     params: parameters=lambda w: json.dumps({key: value for key, value in PLANS[w.name].parameters.items() if key != "seeds"}, sort_keys=True)
-    wildcard_constraints: name="[0-9]{2}_[a-z_]+", seed="[0-9]+"
+    wildcard_constraints: name="[0-9]{2}[a-z]?_[a-z_]+", seed="[0-9]+"
     threads: 1
     resources: mem_mb=3000, runtime=90, gpu=int(PROFILE == "paper")
     shell: f"gencausal run {{wildcards.name}} --profile {PROFILE} --seed {{wildcards.seed}} --threads {{threads}}"

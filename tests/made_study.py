@@ -22,19 +22,19 @@ papers:
   vci: {title: A paper on variational inference, source: "arXiv 0000.00001"}
 claims:
   - {key: iwdd.C4, system: iwdd, statement: The generator has a lower error than gradient boosting., source: "abstract; Table 1", published: null,
-     published_status: not available, notebook: 02_score_distillation, experiment: iwdd.E0,
+     published_status: not available, notebook: 02a_score_distillation, experiment: iwdd.E0,
      rules: [{kind: difference, dataset: acic2016, metric: pehe_normalised, method: iwdd, against: hgb_t}]}
   - {key: iwdd.C5, system: iwdd, statement: The generator stays within 5 % of its teacher., source: "Section 4", published: 1.0,
-     published_status: second-hand, notebook: 02_score_distillation, experiment: iwdd.E0,
+     published_status: second-hand, notebook: 02a_score_distillation, experiment: iwdd.E0,
      rules: [{kind: ratio, dataset: acic2016, metric: pehe_normalised, method: iwdd, against: teacher, at_most: 1.05}]}
   - {key: iwdd.C8, system: iwdd, statement: The naive effect is better than no effect., source: "made up", published: 0.9,
-     published_status: verified, notebook: 02_score_distillation, experiment: iwdd.E0,
+     published_status: verified, notebook: 02a_score_distillation, experiment: iwdd.E0,
      rules: [{kind: difference, dataset: acic2016, metric: pehe_normalised, method: naive_ate, against: oracle_ate}]}
   - {key: vci.C1, system: vci, statement: "Counterfactual outcomes <b>beat</b> the baselines.", source: "Table 2", published: 0.93,
      published_status: verified, notebook: 04_variational_causal_inference, experiment: vci.E1,
      rules: [{kind: not_run, reason: "planned: experiment E1"}]}
 """
-SOURCES = ("00_overview", "01_diffusion_pretraining", "02_score_distillation", "04_variational_causal_inference", "06_claims")
+SOURCES = ("00_overview", "01_diffusion_pretraining", "02a_score_distillation", "04_variational_causal_inference", "06_claims")
 HEADER = "# ---\n# jupyter:\n#   kernelspec: {display_name: Python 3, language: python, name: python3}\n# ---\n\n# %%\n"
 
 
@@ -129,7 +129,7 @@ def notebooks(profile: str) -> dict[str, list]:
             code("table", "summary", [html(TABLE)]),
             text("holds", "## What holds\n\nThe closed form is reached to three digits.\n\n### What does not\n\nNothing here."),
         ],
-        "02_score_distillation": [
+        "02a_score_distillation": [
             text("title", "# Score distillation: is one step enough for $\\tau(x)$?"),
             *parameters,
             code("claims", 'for key in ("iwdd.C4", "iwdd.C5"):\n    results.claim(key)', shown),
@@ -171,5 +171,5 @@ def run(profile: str) -> None:
     for name, cells in notebooks(profile).items():
         write_notebook(name, profile, cells)
         paths.write_whole(paths.build(profile) / "provenance" / f"{name}.json", json.dumps(record(name, profile)))
-    claims.record(rows(profile), notebook="02_score_distillation", profile=profile)
+    claims.record(rows(profile), notebook="02a_score_distillation", profile=profile)
     claims.evaluate(profile)

@@ -16,7 +16,7 @@ HEAD = "papers: {s: {title: T, source: arXiv 1}}\nclaims:\n"
 def make(rules: list[dict], published=None, status="not available") -> claims.Claim:
     """A claim with `rules`, through the reader of the ledger."""
     row = {"key": "s.C1", "system": "s", "statement": "Better.", "source": "Table 1", "published": published, "published_status": status,
-           "notebook": "02_score_distillation", "experiment": "s.E0", "rules": rules}
+           "notebook": "02a_score_distillation", "experiment": "s.E0", "rules": rules}
     return definitions.parse(HEAD + "  - " + json.dumps(row))[0]
 
 
@@ -179,7 +179,7 @@ def test_missing_columns_and_duplicates_are_refused():
         claims.tidy([{k: v for k, v in GOOD.items() if k != "n"}], "smoke")
     with pytest.raises(InputError, match="recorded twice"):
         claims.tidy([GOOD, GOOD | {"value": 0.6}], "smoke")
-    results = claims.open_results("02_score_distillation", "smoke")
+    results = claims.open_results("02a_score_distillation", "smoke")
     results.record([GOOD])
     with pytest.raises(InputError, match="recorded twice"):
         results.record([GOOD | {"unit": "1"}])
@@ -189,11 +189,11 @@ def test_rows_are_written_whole_and_read_back(tmp_path, monkeypatch):
     monkeypatch.setenv("GENCAUSAL_BUILD", str(tmp_path))
     monkeypatch.delenv("GENCAUSAL_RESULTS", raising=False)
     monkeypatch.delenv("GENCAUSAL_RUN_ID", raising=False)
-    results = claims.open_results("02_score_distillation", "smoke")
+    results = claims.open_results("02a_score_distillation", "smoke")
     results.record([GOOD | {"unit": unit, "value": 1 / 3} for unit in (10, 2, 1)])
     assert not list(tmp_path.rglob("*.csv")), "in memory until save"
     results.save()
-    path = tmp_path / "smoke" / "results" / "02_score_distillation.csv"
+    path = tmp_path / "smoke" / "results" / "02a_score_distillation.csv"
     assert path.read_text().splitlines()[0] == "experiment,dataset,unit,method,metric,seed,value,higher_is_better,n,profile,run_id"
     back = claims.read("smoke")
     assert list(back["unit"]) == ["1", "2", "10"] and (back["value"] == 1 / 3).all() and set(back["run_id"]) == {"interactive"} and not back["higher_is_better"].any()
@@ -215,7 +215,7 @@ def test_staged_rows_carry_the_run_id(tmp_path, monkeypatch):
 def test_claim_is_displayed_as_a_bundle(monkeypatch):
     shown = []
     monkeypatch.setattr("gencausal.claims.rows.display", lambda data, raw: shown.append(data))
-    results = claims.open_results("02_score_distillation", "smoke")
+    results = claims.open_results("02a_score_distillation", "smoke")
     results.record([GOOD | {"experiment": "iwdd.E0", "dataset": "acic2016", "metric": "pehe_normalised", "method": m, "unit": u, "seed": s, "value": v}
                     for m, v in (("iwdd", 0.1612345678), ("hgb_t", 0.3), ("teacher", 0.17)) for u in range(3) for s in range(2)])
     results.claim("iwdd.C4")
@@ -274,10 +274,10 @@ def test_ledger_and_notebooks_agree():
 
 
 def test_check_finds_disagreement_both_ways(monkeypatch):
-    key = ("02_score_distillation", "iwdd.C4"), ("02_score_distillation", "iwdd.C5")
+    key = ("02a_score_distillation", "iwdd.C4"), ("02a_score_distillation", "iwdd.C5")
     good = {k: "cell" for k in key}
-    for cells, words in [(good, None), ({key[0]: "c"}, "iwdd.C5 has no cell"), (good | {("02_score_distillation", "iwdd.C99"): "c"}, "claims.yaml lacks"),
-                         (good | {("02_score_distillation", "iwdd.C1"): "c"}, "marks as not run"), (good | {("01_x", "iwdd.C4"): "c"}, "gives to 02")]:
+    for cells, words in [(good, None), ({key[0]: "c"}, "iwdd.C5 has no cell"), (good | {("02a_score_distillation", "iwdd.C99"): "c"}, "claims.yaml lacks"),
+                         (good | {("02a_score_distillation", "iwdd.C1"): "c"}, "marks as not run"), (good | {("01_x", "iwdd.C4"): "c"}, "gives to 02")]:
         monkeypatch.setattr(overall, "_cells", lambda cells=cells: cells)
         problems = claims.check()
         assert (problems == []) if words is None else len(problems) == 1 and words in problems[0]

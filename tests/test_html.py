@@ -17,7 +17,7 @@ from gencausal import paths, report
 CHROMIUM = shutil.which("chromium")
 FLAGS = "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync".split()
 SCHEMES = ("light", "dark")
-PAGES = ("index", "00_overview", "01_diffusion_pretraining", "02_score_distillation", "06_claims")
+PAGES = ("index", "00_overview", "01_diffusion_pretraining", "02a_score_distillation", "06_claims")
 PAGE_LIMIT = 2 * 1024**2
 UNDESCRIBED = re.compile(r"no description|without a description|^(image|figure|png)?$", re.I)
 READ = """() => {

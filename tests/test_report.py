@@ -210,7 +210,7 @@ def test_same_headings_get_different_anchors(root):
 
 
 def test_code_is_folded_and_parameters_are_named(shown):
-    made = soup(shown / "02_score_distillation.html")
+    made = soup(shown / "02a_score_distillation.html")
     summaries = [summary.get_text() for summary in made.main("summary")]
     assert summaries == ["Parameters: the defaults (profile smoke), 3 lines", "Parameters of this run, 2 lines", "Code, 2 lines"]
     assert not any(details.has_attr("open") for details in made.main("details"))
@@ -271,7 +271,7 @@ def test_the_index_counts_verdicts_and_links_claims_to_their_cells(shown):
     assert counted[0].startswith("Importance-weighted diffusion distillation, 3 claims") and counted[1].endswith("1 claim – 1 not run")
     row = made.find(id="claim-iwdd.C5")
     assert "0.941 [0.941, 0.941]" in row.get_text() and "10 units" in row.get_text() and "3 seeds" in row.get_text() and "second-hand" in row.get_text()
-    assert [link["href"] for link in row("a")] == ["02_score_distillation.html#cell-id=claims", "results/02_score_distillation.csv"]
+    assert [link["href"] for link in row("a")] == ["02a_score_distillation.html#cell-id=claims", "results/02a_score_distillation.csv"]
     assert "planned: experiment E1" in made.find(id="claim-vci.C1").get_text() and "<b>beat</b>" in made.find(id="claim-vci.C1").get_text()
 
 
@@ -285,7 +285,7 @@ def test_badges_differ_in_text_shape_and_colour():
 def test_what_was_not_run_is_never_green(shown):
     rows = {row.th.get_text(): row for row in soup(shown / "index.html").find_all("table")[-1].tbody("tr")}
     assert "not run" in rows["04_variational_causal_inference"].get_text() and "verdict-unrun" in str(rows["04_variational_causal_inference"])
-    assert "verdict-reproduced" in str(rows["02_score_distillation"])
+    assert "verdict-reproduced" in str(rows["02a_score_distillation"])
     assert "04_variational_causal_inference: not run" in soup(shown / "index.html").find("p", class_="face").get_text()
 
 
@@ -302,16 +302,16 @@ def test_a_cell_that_did_not_complete_is_told_and_not_green(built, state):
 def test_a_failed_notebook_has_a_page_that_says_so(built):
     folder = paths.build("smoke") / "notebooks"
     (folder / "06_claims.ipynb").rename(folder / "06_claims.failed.ipynb")
-    (folder / "02_score_distillation.ipynb").rename(folder / "02_score_distillation.running.ipynb")
+    (folder / "02a_score_distillation.ipynb").rename(folder / "02a_score_distillation.running.ipynb")
     paths.write_whole(paths.build("smoke") / "provenance" / "06_claims.json", json.dumps(made_study.record("06_claims", "smoke", status="failed")))
     study = site.read("smoke")
     assert study.notebooks == list(made_study.SOURCES)
-    assert study.state("06_claims") == "failed" and study.state("02_score_distillation") == "not run"
+    assert study.state("06_claims") == "failed" and study.state("02a_score_distillation") == "not run"
     assert "failed" in soup(report.build("smoke").parent / "06_claims.html").find("p", class_="face").get_text()
 
 
 def test_verdicts_come_from_the_rows_and_not_from_an_old_table(built):
-    table = paths.build("smoke") / "results" / "02_score_distillation.csv"
+    table = paths.build("smoke") / "results" / "02a_score_distillation.csv"
     rows = pd.read_csv(table)
     rows[rows["method"] != "teacher"].to_csv(table, index=False)
     made = soup(report.build("smoke"))
@@ -345,10 +345,10 @@ def test_numbers_as_they_are_printed():
 
 
 def test_the_graph_puts_readers_to_the_right_of_what_they_read():
-    assert drawing.columns(["00_overview", "01_diffusion_pretraining", "02_score_distillation", "05_cond_fip", "06_claims"]) == [
-        ["00_overview", "01_diffusion_pretraining", "05_cond_fip"], ["02_score_distillation"], ["06_claims"]]
+    assert drawing.columns(["00_overview", "01_diffusion_pretraining", "02a_score_distillation", "05_cond_fip", "06_claims"]) == [
+        ["00_overview", "01_diffusion_pretraining", "05_cond_fip"], ["02a_score_distillation"], ["06_claims"]]
     assert drawing.columns(["06_claims"]) == [["06_claims"]] and drawing.columns([]) == []
-    drawn = BeautifulSoup(drawing.graph([{"name": "01_diffusion_pretraining", "state": "completed", "href": "01.html"}, {"name": "02_score_distillation", "state": "not run", "href": ""}]), "html.parser")
+    drawn = BeautifulSoup(drawing.graph([{"name": "01_diffusion_pretraining", "state": "completed", "href": "01.html"}, {"name": "02a_score_distillation", "state": "not run", "href": ""}]), "html.parser")
     assert [link["href"] for link in drawn("a")] == ["01.html"] and len(drawn("rect")) == 2 and "not run" in drawn.svg["aria-label"]
 
 
@@ -371,7 +371,7 @@ def test_a_first_report_has_nothing_to_compare_with(shown):
 # --- writing
 
 def test_the_folder_holds_rows_and_records(shown):
-    assert (shown / "results" / "02_score_distillation.csv").read_bytes() == (paths.build("smoke") / "results" / "02_score_distillation.csv").read_bytes()
+    assert (shown / "results" / "02a_score_distillation.csv").read_bytes() == (paths.build("smoke") / "results" / "02a_score_distillation.csv").read_bytes()
     record = json.loads((shown / "provenance.json").read_text(encoding="utf-8"))
     assert record["profile"] == "smoke" and record["commit"].startswith("0123") and set(record["notebooks"]) == set(made_study.SOURCES) - {"04_variational_causal_inference"}
 

@@ -35,7 +35,7 @@ def _parser() -> argparse.ArgumentParser:
         made.add_argument("--profile", default=default, help=f"{', '.join(notebook.PROFILES)} (default {default})")
 
     made = command("run", _run, "execute notebooks at a profile", description="Execute notebooks with the parameters of a profile, into build/<profile>/.")
-    made.add_argument("name", nargs="+", help="such as 02_score_distillation")
+    made.add_argument("name", nargs="+", help="such as 02a_score_distillation")
     profile(made, "smoke")
     made.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a parameter over the profile's value, read as YAML; may be given several times")
     made.add_argument("--seed", type=int, help="only train this seed, so that the whole notebook finds its checkpoints")

@@ -1,6 +1,6 @@
 """From rows to verdicts: the ledger of published claims, the only writer of result rows, and the rules between them.
 
-    results = claims.open_results(notebook="02_score_distillation", profile=profile)
+    results = claims.open_results(notebook="02a_score_distillation", profile=profile)
     results.record(rows)        # one row per experiment, data set, unit, method, metric and seed
     results.claim("iwdd.C4")    # judged by the rule of claims.yaml, displayed with its interval
     results.save()

@@ -139,7 +139,7 @@ class Results:
 
 
 def open_results(notebook: str, profile: str) -> Results:
-    """Fresh, empty results of `notebook` (its name, such as "02_score_distillation") at `profile`."""
+    """Fresh, empty results of `notebook` (its name, such as "02a_score_distillation") at `profile`."""
     return Results(notebook, profile)
 
 

@@ -35,7 +35,8 @@ class Plan:
 
 @dataclass(frozen=True, eq=False)
 class Fitted:
-    """A trained group: the scaled stack, the members of the teacher and of each student, their predictions, seconds and steps of training by method."""
+    """A trained group: the scaled stack, the members of the teacher and of each student, their predictions, and by method the seconds and
+    steps of training and the held-out scores of the first member (`training.Trained.scores`)."""
 
     data: Outcomes
     teachers: list[Denoiser]
@@ -43,6 +44,7 @@ class Fitted:
     predictions: dict[str, Prediction]
     seconds: dict[str, float]
     steps: dict[str, int]
+    scores: dict[str, list[dict]]
 
 
 def fit_group(tables: list[CausalTable], seed: int, plan: Plan, folder: Path | None = None, device: torch.device | str = "cpu", log_weight: torch.Tensor | None = None,
@@ -52,15 +54,22 @@ def fit_group(tables: list[CausalTable], seed: int, plan: Plan, folder: Path | N
     trained = [train_teacher(data, plan.teacher, s, folder, log_weight) for s in member_seeds(seed, plan.members)]
     teachers = [t.modules["teacher"] for t in trained]
     seconds, steps = {"teacher": sum(t.seconds for t in trained)}, {"teacher": sum(t.rounds for t in trained)}
+    held_out = {"teacher": trained[0].scores}
     flow = lambda module, eps, e: teacher_draws(module, eps, e, plan.sampler, plan.steps)  # noqa: E731
     predictions = {"teacher": predict(data, tables, teachers, flow, plan.teacher_draws, plan.train_draws, folder, f"{plan.sampler}, {plan.steps} steps")}
     students = {}
     for method, config in plan.students.items():
         made = [distil(t, data, config, s, folder, propensity=propensity) for t, s in zip(teachers, member_seeds(seed, plan.members))]
         students[method] = [m.modules["generator"] for m in made]
+        held_out[method] = made[0].scores
         seconds[method], steps[method] = sum(m.seconds for m in made), sum(m.rounds for m in made)
         predictions[method] = predict(data, tables, students[method], generator_draws(config.sigma_init), plan.draws, plan.train_draws, folder, f"one step from {config.sigma_init}")
-    return Fitted(data, teachers, students, predictions, seconds, steps)
+    return Fitted(data, teachers, students, predictions, seconds, steps, held_out)
+
+
+def groups(tables: list[CausalTable], size: int = 10) -> list[list[CausalTable]]:
+    """`tables` in stacks of at most `size`: small enough for the cache, and what one killed run loses."""
+    return [tables[i:i + size] for i in range(0, len(tables), size)]
 
 
 def prediction_rows(fitted: Fitted, tables: list[CausalTable], seed: int, experiment: str = "iwdd.E0", methods: list[str] | None = None, **options) -> list[dict]:
@@ -77,8 +86,7 @@ def prediction_rows(fitted: Fitted, tables: list[CausalTable], seed: int, experi
 
 def baseline(name: str, tables: list[CausalTable], seed: int, folder: Path | None = None, **overrides) -> list[baselines.Prediction]:
     """Predictions of the baseline `name` for every table, kept in `folder`; stacked methods train all tables at once."""
-    kind = baselines.module(name)
-    identity = {"baseline": name, "seed": seed, "code": code_hash(kind), "tables": [_signature(t) for t in tables]} | overrides
+    identity = {"baseline": name, "seed": seed, "code": code_hash(baselines.MODULES[name]), "tables": [signature(t) for t in tables]} | overrides
 
     def compute() -> dict[str, torch.Tensor]:
         found = baselines.fit_predict_all(name, tables, seed, folder=folder, **overrides)
@@ -89,15 +97,16 @@ def baseline(name: str, tables: list[CausalTable], seed: int, folder: Path | Non
     return [baselines.Prediction(name, mu.numpy(), None if "draws" not in made else made["draws"][i].numpy()) for i, mu in enumerate(made["mu"])]
 
 
-def _signature(table: CausalTable) -> str:
+def signature(table: CausalTable) -> str:
+    """Hash of everything a method may read of `table`, its truth included."""
     known = (table.x, table.t, table.y, table.mu, table.train, table.test)
     return tensor_hash(*(torch.as_tensor(np.ascontiguousarray(a)) for a in known))
 
 
-def baseline_rows(name: str, tables: list[CausalTable], seed: int, folder: Path | None = None, experiment: str = "iwdd.E0", **options) -> list[dict]:
-    """Rows of `baseline(name, ...)`."""
+def baseline_rows(name: str, tables: list[CausalTable], seed: int, folder: Path | None = None, experiment: str = "iwdd.E0", overrides: dict | None = None, **options) -> list[dict]:
+    """Rows of `baseline(name, ...)`; options go to `scores.draw_rows`."""
     rows = []
-    for table, found in zip(tables, baseline(name, tables, seed, folder)):
+    for table, found in zip(tables, baseline(name, tables, seed, folder, **overrides or {})):
         rows += scores.mean_rows(name, table, seed, found.mu, experiment)
         if found.draws is not None:
             rows += scores.draw_rows(name, table, seed, found.draws, experiment, **options)

@@ -17,7 +17,10 @@ from gencausal.report import clean, drawing, layout, overview, pages
 MODULES = {  # notebook: what it leans on and what guards it (STYLE.md)
     "00_overview": (("claims", "data/registry"), ("claims", "registry")),
     "01_diffusion_pretraining": (("diffusion", "sampling", "training"), ("diffusion", "sampling", "training")),
-    "02_score_distillation": (("distillation", "estimators"), ("distillation", "estimators")),
+    "02a_score_distillation": (("distillation", "estimators"), ("distillation", "estimators")),
+    "02b_treatment_effects": (("estimators", "baselines", "experiments"), ("estimators", "baselines", "benchmark")),
+    "02c_your_data": (("estimators", "data/files"), ("iwdd", "files")),
+    "02d_stress_tests": (("experiments", "bounds", "released"), ("designs", "bounds", "released")),
     "03_counterfactual_images": (("guidance", "counterfactual", "scm"), ("guidance", "counterfactual", "scm")),
     "04_variational_causal_inference": (("vci",), ("vci",)),
     "05_cond_fip": (("cond_fip",), ("cond_fip",)),
@@ -116,7 +119,7 @@ def _mend_links(html: str, name: str, study: Study, folder: Path) -> str:
         address, _, anchor = match[1].partition("#")
         if not address or re.match(r"[a-z]+:", address):
             return match[0]
-        page = re.fullmatch(r"(?:\./|\.\./notebooks/)?([0-9]{2}_\w+)\.(?:ipynb|py|html)", address)
+        page = re.fullmatch(r"(?:\./|\.\./notebooks/)?([0-9]{2}[a-z]?_\w+)\.(?:ipynb|py|html)", address)
         if page:
             target = f"{page[1]}.html" if page[1] in study.pages else ""
         else:

@@ -1,0 +1,46 @@
+"""The tuning budget (`iwdd.E17`): every method, ours included, chooses among three configurations a benchmark by held-out factual loss at seed 0.
+
+The loss is read on the held rows of the training part, never on test rows, never against the truth: CRPS for a method that gives a law, squared error
+otherwise, so losses compare within a method alone.
+"""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from gencausal import baselines
+from gencausal.checkpoints import code_hash, remember
+from gencausal.data.stack import OUTCOME_SD, prepare_tables
+from gencausal.data.table import CausalTable
+from gencausal.estimators.outcomes import TeacherConfig, train_teacher
+from gencausal.experiments.benchmark import signature
+
+TEACHER_GRID = [{"weight_decay": 0.1, "gate_penalty": 0.02}, {"weight_decay": 1.0, "gate_penalty": 0.05}, {"weight_decay": 3.0, "gate_penalty": 0.05}]
+"""Of the teacher, from which generators are distilled."""
+
+
+def teacher_losses(tables: list[CausalTable], config: TeacherConfig, folder: Path | None = None, grid: list[dict] = TEACHER_GRID, seed: int = 0) -> np.ndarray:
+    """Held-out CRPS over the sd of the outcome of every configuration and table, [len(grid), S]."""
+    data = prepare_tables(tables, seed)
+    return np.stack([train_teacher(data, replace(config, **overrides), seed, folder).best_score.numpy() for overrides in grid]) * OUTCOME_SD / data.y_scale
+
+
+def baseline_losses(name: str, tables: list[CausalTable], folder: Path | None = None, seed: int = 0) -> np.ndarray:
+    """Held-out factual loss of every configuration of `baselines.GRID[name]` and table, [3, S], kept in `folder`."""
+    identity = {"tuning": name, "grid": baselines.GRID[name], "seed": seed, "code": code_hash(baselines.MODULES[name]), "tables": [signature(t) for t in tables]}
+    made = remember(folder, f"tuning-{name}", identity,
+                    lambda: {"losses": torch.as_tensor(np.stack([baselines.held_out_losses(name, tables, seed, **overrides) for overrides in baselines.GRID[name]]))})
+    return made["losses"].numpy()
+
+
+def chosen(losses: np.ndarray) -> int:
+    """Number of the configuration with the smallest mean over tables of loss / mean loss of the table's three."""
+    return int((losses / losses.mean(0)).mean(1).argmin())
+
+
+def rows(name: str, dataset: str, tables: list[CausalTable], losses: np.ndarray, seed: int = 0) -> list[dict]:
+    """Rows of `held_out_loss`, method `<name>[i]` for configuration i."""
+    return [{"experiment": "iwdd.E17", "dataset": dataset, "unit": table.unit, "method": f"{name}[{i}]", "metric": "held_out_loss", "seed": seed, "value": float(value), "n": len(table.train) // 10}
+            for i, values in enumerate(losses) for table, value in zip(tables, values)]
