@@ -112,8 +112,15 @@ def test_win_rows_sum_to_a_hundred_and_repeat_a_deterministic_method():
     table = {"a": [1.0, 2.0, 3.0], "b": [2.0, 1.0, 3.0]}
     rows = pd.concat([rows_of({"a": table["a"]}, seeds=(0, 1)), rows_of({"b": table["b"]}, seeds=(0,))])
     made = pd.DataFrame(ranking.win_rows(rows, "pehe_normalised", "acic2016", ["a", "b"], "win_percent", "iwdd.E10"))
+    assert set(made[made["method"] == "equal_share"]["value"]) == {50.0}
+    made = made[made["method"] != "equal_share"]
     assert set(made.groupby(["unit", "seed"])["value"].sum()) == {100.0} and len(made) == 12 and set(made["experiment"]) == {"iwdd.E10"}
     assert made[made["method"] == "a"].groupby("unit")["value"].mean().tolist() == [100.0, 0.0, 50.0]
+
+
+def test_present_keeps_the_order_asked_for():
+    assert ranking.present(rows_of(ladder()), ["c", "slow", "a"], "pehe_normalised", "acic2016") == ["c", "a"]
+    assert ranking.present(rows_of(ladder()), ["a"], "pehe_normalised", "ihdp") == []
 
 
 def test_order_of_rows_does_not_matter():

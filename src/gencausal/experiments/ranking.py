@@ -134,8 +134,15 @@ def blow_ups(rows: pd.DataFrame, metric: str, dataset: str, methods: list[str], 
     return pd.DataFrame(made)
 
 
+def present(rows: pd.DataFrame, methods: list[str], metric: str, dataset: str, experiment: str = "iwdd.E0") -> list[str]:
+    """Those of `methods`, in their order, that have rows of `metric` on `dataset`: a profile may leave slow methods out."""
+    found = set(rows[(rows["experiment"] == experiment) & (rows["dataset"] == dataset) & (rows["metric"] == metric)]["method"])
+    return [m for m in methods if m in found]
+
+
 def win_rows(rows: pd.DataFrame, metric: str, dataset: str, methods: list[str], name: str, to: str, experiment: str = "iwdd.E0") -> list[dict]:
-    """Result rows `name` of experiment `to`: for each method, unit and seed 100 where the method has the lowest `metric` among `methods`, else 0, ties split.
+    """Result rows `name` of experiment `to`: for each method, unit and seed 100 where the method has the lowest `metric` among `methods`, else 0, ties split;
+    and for the method `equal_share` 100 / k, what each would have if all k were alike.
 
     Seeds are paired by number; a method recorded for one seed alone (deterministic) stands in every seed. Their mean is the percentage of data sets won.
     """
@@ -147,6 +154,6 @@ def win_rows(rows: pd.DataFrame, metric: str, dataset: str, methods: list[str], 
     wide[single] = wide[single].groupby(level="unit", sort=False).transform("mean")
     wide = sign * wide.dropna()
     best = wide.eq(wide.min(axis=1), axis=0)
-    share = best.div(best.sum(axis=1), axis=0) * 100
+    share = (best.div(best.sum(axis=1), axis=0) * 100).assign(equal_share=100 / len(methods))
     return [{"experiment": to, "dataset": dataset, "unit": unit, "method": method, "metric": name, "seed": int(seed), "value": float(value), "n": len(methods)}
             for (unit, seed), row in share.iterrows() for method, value in row.items()]

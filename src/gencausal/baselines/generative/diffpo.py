@@ -38,10 +38,10 @@ class DiffPOConfig:
     depth: int = 3  # trunk layers
     decoder: int = 64  # width of the light decoder
     steps: int = 100  # diffusion levels T
-    rounds: int = 1000  # optimiser steps
+    rounds: int = 750  # optimiser steps
     batch: int = 256  # units a step
     levels: int = 4  # noise levels a unit and step; 1 in the public code
-    lr: float = 1e-3
+    lr: float = 3e-3  # 1e-3 in the public code
     weight_decay: float = 0.0
     floor: float = 0.0  # last learning rate over the first; 1 keeps it constant
     average: float = 0.995  # decay of the averaged weights; 0 takes the last weights
