@@ -104,7 +104,7 @@ figures.show(fig, alt="Histogram of the outcome in each arm; means " + ", ".join
 # few units says that a few weights carry everything: overlap fails there, or that model of the propensity does.
 
 # %%
-index = np.searchsorted(arms, t_train)
+index, index_test = np.searchsorted(arms, t_train), np.searchsorted(arms, t_test)
 features = encoder.transform(x_train)
 found = {model: overlap.diagnose(index, overlap.crossfitted(features, index, 0, model), arms.tolist()) for model in overlap.MODELS}
 figures.table(pd.concat([d.frame().assign(model=model) for model, d in found.items()], ignore_index=True).pipe(lambda f: f[["model", *f.columns[:-1]]]))
@@ -220,9 +220,9 @@ boosting = HistGradientBoostingRegressor(max_iter=100, learning_rate=0.08, max_l
 classifier = HistGradientBoostingClassifier(max_iter=60, learning_rate=0.08, max_leaf_nodes=15, min_samples_leaf=10, early_stopping=False, random_state=0)
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
-    others = {"T-learner, boosting": TLearner(models=boosting).fit(y_train, t_train, X=features),
-              "causal forest": CausalForestDML(model_y=boosting, model_t=classifier, discrete_treatment=True, cv=2, n_estimators=trees, random_state=0, n_jobs=1).fit(y_train, t_train, X=features)}
-    scorer = RScorer(model_y=boosting, model_t=classifier, discrete_treatment=True, cv=3, random_state=0).fit(y_test, t_test, X=encoder.transform(x_test))
+    others = {"T-learner, boosting": TLearner(models=boosting).fit(y_train, index, X=features),
+              "causal forest": CausalForestDML(model_y=boosting, model_t=classifier, discrete_treatment=True, cv=2, n_estimators=trees, random_state=0, n_jobs=1).fit(y_train, index, X=features)}
+    scorer = RScorer(model_y=boosting, model_t=classifier, discrete_treatment=True, cv=3, random_state=0).fit(y_test, index_test, X=encoder.transform(x_test))
     estimates = {"IWDD": effects} | {method: np.asarray(learner.const_marginal_effect(z)).reshape(len(z), -1) for method, learner in others.items()}
     r_score = {"IWDD": np.mean([scorer.score(model) for model in models.values()])} | {method: scorer.score(learner) for method, learner in others.items()}
 figures.table(pd.DataFrame([{"method": method, "average effect": e[:, 0].mean(), "sd over units": e[:, 0].std(), "correlation with IWDD": np.corrcoef(e[:, 0], effects[:, 0])[0, 1], "R-score": r_score[method]} for method, e in estimates.items()]))

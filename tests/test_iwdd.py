@@ -163,6 +163,15 @@ def test_the_synthetic_design_is_learnt_where_it_overlaps():
     assert error < 0.5 < np.exp(x[inside, 0]).mean()
 
 
+def test_an_ensemble_pools_the_draws_of_its_members():
+    """Two members, 20 draws: even draws are the first member's, which is the estimator of one; the others another network's. Files keep both."""
+    toy = table(2, n=120)
+    one, two = (IWDD(**TINY, members=m).fit(toy.y, toy.t, X=toy.x) for m in (1, 2))
+    alone, pooled = one._stratified(toy.x), two._stratified(toy.x)
+    assert np.allclose(pooled[..., ::2], alone[..., ::2], atol=1e-5) and not np.allclose(pooled[..., 1::2], alone[..., 1::2], atol=1e-2)
+    assert len(two.generators_) == len(two.teacher_trainings_) == 2 and np.allclose(two.effect(toy.x), (pooled[:, 1] - pooled[:, 0]).mean(-1))
+
+
 # --- labels, columns, overlap ---------------------------------------------------------------------------------------------
 
 
@@ -254,6 +263,8 @@ def test_a_saved_estimator_predicts_the_same_bits(named, tmp_path, place):
     assert again.overlap_.frame().equals(model.overlap_.frame()) and again.overlap_.sentence() == model.overlap_.sentence()
     assert again.get_params() == model.get_params() and again.feature_names_in_ == model.feature_names_in_
     assert np.array_equal(IWDD.load(again.save(tmp_path / "twice")).effect(x), model.effect(x))
+    ensemble = IWDD(**TINY, members=2).fit(y, t, X=x)
+    assert np.array_equal(IWDD.load(ensemble.save(tmp_path / "two")).effect(x), ensemble.effect(x)) and not np.array_equal(ensemble.effect(x), model.effect(x))
 
 
 def test_a_saved_file_holds_no_row_of_the_table(named, tmp_path):
@@ -340,7 +351,7 @@ def test_bad_input_is_one_sentence(change, message):
         IWDD().fit(arguments["Y"], arguments["T"], X=arguments["X"], W=arguments["W"])
 
 
-@pytest.mark.parametrize("parameter, value", [("law", "random"), ("divergence", "kl"), ("teacher_rounds", 0), ("n_draws", 1.5), ("n_draws", 1), ("validation_share", 1.0), ("device", "tpu"),
+@pytest.mark.parametrize("parameter, value", [("law", "random"), ("divergence", "kl"), ("teacher_rounds", 0), ("members", 0), ("n_draws", 1.5), ("n_draws", 1), ("validation_share", 1.0), ("device", "tpu"),
                                               ("device", None), ("random_state", None), ("alpha", float("nan")), ("gate_penalty", -1.0), ("gate_penalty", "a")])
 def test_bad_parameters_are_named(parameter, value):
     toy = table(0, n=80)

@@ -71,6 +71,14 @@ def test_no_unit_sees_its_own_arm():
     assert np.corrcoef(crossed, t)[0, 1] < 0.15 < 0.3 < np.corrcoef(own, t)[0, 1]
 
 
+@pytest.mark.parametrize("model", overlap.MODELS)
+def test_randomised_arms_are_not_called_apart(model):
+    """A small randomised trial of three arms: next to no unit is said to lack an arm."""
+    rng = np.random.default_rng(4)
+    t = rng.integers(3, size=240)
+    assert overlap.diagnose(t, overlap.crossfitted(rng.normal(size=(240, 5)), t, model=model)).below < 0.02
+
+
 def test_extrapolation_counts_the_asked_arms():
     e = np.array([[0.01, 0.49, 0.5], [0.3, 0.3, 0.4], [0.5, 0.48, 0.02], [0.04, 0.93, 0.03]])
     assert [overlap.extrapolated(e, arms) for arms in ((0, 1), (1, 2), (0, 2), (1,))] == [0.5, 0.5, 0.75, 0]

@@ -40,7 +40,7 @@ class IWDD(BaseEstimator):
 
     law: shuffle, obs, ipw or bernoulli. divergence: sid (Fisher) or dmd (KL). alpha: SiD coefficient.
     teacher_rounds, distillation_rounds: training lengths. width: of the network's trunk. gate_penalty: L1 penalty on the feature
-    gates. n_draws: draws a unit and arm behind an estimate. validation_share: rows held out to choose the stopping round and to calibrate.
+    gates. members: networks of the ensemble, trained on the same rows, whose draws are pooled. n_draws: draws a unit and arm behind an estimate. validation_share: rows held out to choose the stopping round and to calibrate.
     random_state: seed of everything. device: auto, cpu, cuda or mps. checkpoint_folder: where a killed fit continues from.
 
     After `fit`: classes_ labels of the arms, sorted, the first the control; encoder_ how X becomes numbers; overlap_ the diagnosis
@@ -50,10 +50,10 @@ class IWDD(BaseEstimator):
 
     def __init__(self, law: str = "shuffle", divergence: str = "sid", alpha: float = 0.5, teacher_rounds: int = TeacherConfig.rounds,
                  distillation_rounds: int = DistillationConfig.rounds, width: int = TeacherConfig.width, gate_penalty: float = TeacherConfig.gate_penalty,
-                 n_draws: int = 100, validation_share: float = 0.1, random_state: int = 0, device: str = "auto", checkpoint_folder: str | None = None):
+                 members: int = 1, n_draws: int = 100, validation_share: float = 0.1, random_state: int = 0, device: str = "auto", checkpoint_folder: str | None = None):
         self.law, self.divergence, self.alpha = law, divergence, alpha
         self.teacher_rounds, self.distillation_rounds, self.width, self.gate_penalty = teacher_rounds, distillation_rounds, width, gate_penalty
-        self.n_draws, self.validation_share, self.random_state = n_draws, validation_share, random_state
+        self.members, self.n_draws, self.validation_share, self.random_state = members, n_draws, validation_share, random_state
         self.device, self.checkpoint_folder = device, checkpoint_folder
 
     # --- fitting -------------------------------------------------------------------------------------------------------------------------
@@ -77,7 +77,7 @@ class IWDD(BaseEstimator):
         t, classes = columns.arms(T, "T", len(x))
         outcomes.check_law(self.law, len(classes))
         checks.choice(self.divergence, "divergence", ("sid", "dmd"))
-        for name, least in (("teacher_rounds", 1), ("distillation_rounds", 1), ("width", 1), ("n_draws", 2), ("random_state", 0)):
+        for name, least in (("teacher_rounds", 1), ("distillation_rounds", 1), ("width", 1), ("members", 1), ("n_draws", 2), ("random_state", 0)):
             checks.whole(getattr(self, name), name, least)
         for name in ("alpha", "gate_penalty"):
             checks.non_negative(getattr(self, name), name)
@@ -91,7 +91,7 @@ class IWDD(BaseEstimator):
         diagnosis = overlap.diagnose(t, overlap.crossfitted(x, t, self.random_state), classes.tolist())
         propensity = overlap.Propensity.fit(x, t)
         teacher, student = _configs(self)
-        trainings = _train(data, teacher, student, self.random_state, self.checkpoint_folder)
+        trainings = _train(data, teacher, student, outcomes.member_seeds(self.random_state, self.members), self.checkpoint_folder)
         # Only now, so that an interrupted second fit leaves the first one whole.
         self.data_, self._teacher, self._distillation, self.n_arms_, self.n_features_in_ = data, teacher, student, data.arms, len(encoder.levels)
         self.encoder_, self.classes_, self.overlap_, self.propensity_ = encoder, classes, diagnosis, propensity
@@ -296,18 +296,18 @@ def _configs(model: IWDD) -> tuple[TeacherConfig, DistillationConfig]:
             replace(DistillationConfig(), law=model.law, divergence=model.divergence, alpha=model.alpha, rounds=model.distillation_rounds))
 
 
-def _train(data: Outcomes, teacher: TeacherConfig, student: DistillationConfig, seed: int, folder: str | None) -> list[tuple[Trained, Trained]]:
-    """(teacher, generator) trainings of a stack of one, for each member."""
+def _train(data: Outcomes, teacher: TeacherConfig, student: DistillationConfig, seeds: list[int], folder: str | None) -> list[tuple[Trained, Trained]]:
+    """(teacher, generator) trainings of a stack of one, for each of the members' `seeds`."""
     folder, trainings = None if folder is None else Path(folder), []
-    for member in [seed]:
-        trained = outcomes.train_teacher(data, teacher, member, folder)
-        trainings.append((trained, outcomes.distil(trained.modules["teacher"], data, student, member, folder)))
+    for seed in seeds:
+        trained = outcomes.train_teacher(data, teacher, seed, folder)
+        trainings.append((trained, outcomes.distil(trained.modules["teacher"], data, student, seed, folder)))
     return trainings
 
 
 def _generate(data: Outcomes, generators: list[Denoiser], student: DistillationConfig, x: np.ndarray, eps: torch.Tensor) -> np.ndarray:
-    """Draws of every potential outcome at covariates x [n, p] from normals eps, [n, K, M]."""
-    return outcomes.potential_draws(data, generators[0], outcomes.generator_draws(student.sigma_init), x, eps)[0]
+    """Draws of every potential outcome at covariates x [n, p] from normals eps, [n, K, M], pooled over the members."""
+    return outcomes.potential_draws(data, generators, outcomes.generator_draws(student.sigma_init), x, eps)[0]
 
 
 def _network(teacher: TeacherConfig, covariates: int, arms: int, device: torch.device) -> Denoiser:

@@ -8,6 +8,7 @@ Propensity e_k(x) = P(T = k | x), [n, K]. An effect of arm k against j at x need
 
 ESS_k is the number of equally weighted units that would tell as much about the whole population's Y(k); ESS_k / n_k near 1 is good overlap.
 Propensities are cross-fitted, so that no unit's own arm enters its own. A logistic model sees linear separation alone; the boosted one more.
+Both are penalised or stopped early, as an overconfident model would report a lack of overlap that is its own.
 """
 
 from dataclasses import dataclass
@@ -73,7 +74,7 @@ def crossfitted(x: np.ndarray, t: np.ndarray, seed: int = 0, model: str = "logis
             e[rest] = Propensity.fit(x[fit], t[fit]).predict(x[rest])
         else:
             with threadpool_limits(1):
-                boosted = HistGradientBoostingClassifier(max_iter=60, learning_rate=0.1, max_leaf_nodes=15, min_samples_leaf=10, early_stopping=False, random_state=0)
+                boosted = HistGradientBoostingClassifier(max_iter=100, learning_rate=0.1, max_leaf_nodes=15, min_samples_leaf=10, early_stopping=True, n_iter_no_change=5, random_state=0)
                 e[rest] = boosted.fit(x[fit], t[fit]).predict_proba(x[rest])
     return e
 
