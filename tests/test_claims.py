@@ -102,6 +102,20 @@ def test_verdicts_of_a_bound(a, bounds, word):
     assert claims.verdict(make([{"kind": "bound", "dataset": "d", "metric": "crps", "method": "a"} | bounds]), table).verdict == word
 
 
+def test_one_data_set_is_judged_over_its_seeds():
+    """A published number of one data set has no units to resample; its training seeds are."""
+    table = rows({"a": [[0.9, 1.1, 1.0]]})
+    over = claims.verdict(make([VALUE | {"over": "seed"}], published=1.0, status="verified"), table)
+    assert over.verdict == "reproduced" and (over.n_units, over.n_seeds) == (3, 3) and (over.ci_low, over.ci_high) == pytest.approx((0.9, 1.1), abs=0.05)
+    assert claims.verdict(make([VALUE], published=1.0, status="verified"), table).verdict == "not shown", "one unit"
+    bound = {"kind": "bound", "dataset": "d", "metric": "crps", "method": "a", "over": "seed"}
+    assert claims.verdict(make([bound | {"at_most": 1.2}]), table).verdict == "reproduced in direction"
+    assert claims.verdict(make([bound | {"at_most": 0.5}]), table).verdict == "refuted"
+    assert claims.verdict(make([bound | {"at_most": 1.2}]), rows({"a": [[1.0]]})).verdict == "not shown"
+    with pytest.raises(InputError, match="use unit or seed"):
+        make([bound | {"at_most": 1, "over": "row"}])
+
+
 def test_a_rule_of_bounds_needs_one():
     with pytest.raises(InputError, match="'bound' needs at_most or at_least"):
         make([{"kind": "bound", "dataset": "d", "metric": "crps", "method": "a"}])

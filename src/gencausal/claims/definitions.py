@@ -38,18 +38,20 @@ class Ratio:
 
 @dataclass(frozen=True)
 class Value:
-    """Mean of `method` beside the published value; holds within `tolerance` (absolute)."""
+    """Mean of `method` beside the published value; holds within `tolerance` (absolute). over: what the interval resamples, `unit`, or `seed`
+    where the published number is itself one data set's."""
 
     experiment: str
     dataset: str
     metric: str
     method: str
     tolerance: float
+    over: str = "unit"
 
 
 @dataclass(frozen=True)
 class Bound:
-    """Mean of `method` against bounds of ours; holds if the whole interval is within `at_least` and `at_most`."""
+    """Mean of `method` against bounds of ours; holds if the whole interval (over units, or over seeds) is within `at_least` and `at_most`."""
 
     experiment: str
     dataset: str
@@ -57,6 +59,7 @@ class Bound:
     method: str
     at_most: float | None = None
     at_least: float | None = None
+    over: str = "unit"
 
 
 @dataclass(frozen=True)
@@ -150,6 +153,8 @@ def _rule(rule: dict, row: dict, key: str) -> Rule:
         made = RULES[kind](**rule)
     except TypeError as error:
         raise InputError(f"claims.yaml, {key}: rule '{kind}' has wrong fields ({str(error).split('__init__() ')[-1]}); correct them.") from None
+    if getattr(made, "over", "unit") not in ("unit", "seed"):
+        raise InputError(f"claims.yaml, {key}: over is {made.over!r}; use unit or seed.")
     if isinstance(made, (Ratio, Bound)) and made.at_most is None and made.at_least is None:
         raise InputError(f"claims.yaml, {key}: rule '{kind}' needs at_most or at_least; add one.")
     return made

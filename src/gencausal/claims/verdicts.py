@@ -69,11 +69,11 @@ def judge(rule: Rule, rows: pd.DataFrame, published: float | None = None) -> Ver
     if isinstance(rule, NotRun):
         return Verdict("not run", note=rule.reason)
     cases = rows[(rows["experiment"] == rule.experiment) & (rows["dataset"] == rule.dataset) & (rows["metric"] == rule.metric)]
+    if isinstance(rule, (Value, Bound)):
+        ours = _unit_means(cases, rule.method, rule.over)
+        seeds = len(ours) if rule.over == "seed" else _seeds(cases, rule.method, ours.index)
+        return _value(rule, ours, seeds, published) if isinstance(rule, Value) else _bound(rule, ours, seeds)
     ours = _unit_means(cases, rule.method)
-    if isinstance(rule, Value):
-        return _value(rule, ours, _seeds(cases, rule.method, ours.index), published)
-    if isinstance(rule, Bound):
-        return _bound(rule, ours, _seeds(cases, rule.method, ours.index))
     both = pd.concat({"a": ours, "b": _unit_means(cases, rule.against)}, axis=1)
     alone = both[both.isna().any(axis=1)]
     both = both.dropna()
@@ -178,9 +178,9 @@ def _value(rule: Value, ours: pd.Series, seeds: int, published: float) -> Verdic
     return Verdict("not shown", note=f"{what}, interval reaches it", **numbers)
 
 
-def _unit_means(cases: pd.DataFrame, method: str) -> pd.Series:
-    """Mean over seeds for each unit of `method`."""
-    return cases[cases["method"] == method].groupby("unit")["value"].mean()
+def _unit_means(cases: pd.DataFrame, method: str, over: str = "unit") -> pd.Series:
+    """Mean over seeds for each unit of `method`, or over units for each seed."""
+    return cases[cases["method"] == method].groupby(over)["value"].mean()
 
 
 def _seeds(cases: pd.DataFrame, method: str, units: pd.Index) -> int:

@@ -4,7 +4,7 @@ Everything expensive is kept in `folder` under the hash of code, data and config
 finds it again. Stacks hold all tables of one call; ensembles of `members` networks share their rows and differ in seed.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -82,6 +82,15 @@ def prediction_rows(fitted: Fitted, tables: list[CausalTable], seed: int, experi
             rows += scores.mean_rows(method, table, seed, found.mu[i], experiment)
             rows += scores.draw_rows(method, table, seed, found.draws[i], experiment, median=found.median[i], held=(found.held[i], table.y[table.train[held[i]]]), **options)
     return rows
+
+
+def single_rows(fitted: Fitted, tables: list[CausalTable], seed: int, plan: Plan, folder: Path | None = None) -> list[dict]:
+    """Rows of the first members alone, methods `teacher_single` and `iwdd_single`, for comparison with single networks."""
+    flow = lambda module, eps, e: teacher_draws(module, eps, e, plan.sampler, plan.steps)  # noqa: E731
+    one_step = generator_draws(plan.students["iwdd"].sigma_init)
+    made = {"teacher_single": predict(fitted.data, tables, fitted.teachers[0], flow, plan.teacher_draws, plan.train_draws, folder, f"{plan.sampler}, {plan.steps} steps"),
+            "iwdd_single": predict(fitted.data, tables, fitted.students["iwdd"][0], one_step, plan.draws, plan.train_draws, folder, "one step")}
+    return prediction_rows(replace(fitted, predictions=made), tables, seed)
 
 
 def baseline(name: str, tables: list[CausalTable], seed: int, folder: Path | None = None, **overrides) -> list[baselines.Prediction]:

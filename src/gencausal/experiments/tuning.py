@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 
 from gencausal import baselines
@@ -27,11 +28,17 @@ def teacher_losses(tables: list[CausalTable], config: TeacherConfig, folder: Pat
     return np.stack([train_teacher(data, replace(config, **overrides), seed, folder).best_score.numpy() for overrides in grid]) * OUTCOME_SD / data.y_scale
 
 
-def baseline_losses(name: str, tables: list[CausalTable], folder: Path | None = None, seed: int = 0) -> np.ndarray:
-    """Held-out factual loss of every configuration of `baselines.GRID[name]` and table, [3, S], kept in `folder`."""
-    identity = {"tuning": name, "grid": baselines.GRID[name], "seed": seed, "code": code_hash(baselines.MODULES[name]), "tables": [signature(t) for t in tables]}
+def with_budget(name: str, overrides: dict, rounds: int) -> dict:
+    """`overrides` with the training length of a neural baseline set to `rounds`; other methods have none."""
+    return overrides | ({"rounds": rounds} if baselines.MODULES[name] in (baselines.networks, baselines.generative) else {})
+
+
+def baseline_losses(name: str, tables: list[CausalTable], folder: Path | None = None, seed: int = 0, *, rounds: int) -> np.ndarray:
+    """Held-out factual loss of every configuration of `baselines.GRID[name]` and table, [3, S], neural ones after `rounds` steps; kept in `folder`."""
+    grid = [with_budget(name, overrides, rounds) for overrides in baselines.GRID[name]]
+    identity = {"tuning": name, "grid": grid, "seed": seed, "code": code_hash(baselines.MODULES[name]), "tables": [signature(t) for t in tables]}
     made = remember(folder, f"tuning-{name}", identity,
-                    lambda: {"losses": torch.as_tensor(np.stack([baselines.held_out_losses(name, tables, seed, **overrides) for overrides in baselines.GRID[name]]))})
+                    lambda: {"losses": torch.as_tensor(np.stack([baselines.held_out_losses(name, tables, seed, **overrides) for overrides in grid]))})
     return made["losses"].numpy()
 
 
@@ -44,3 +51,21 @@ def rows(name: str, dataset: str, tables: list[CausalTable], losses: np.ndarray,
     """Rows of `held_out_loss`, method `<name>[i]` for configuration i."""
     return [{"experiment": "iwdd.E17", "dataset": dataset, "unit": table.unit, "method": f"{name}[{i}]", "metric": "held_out_loss", "seed": seed, "value": float(value), "n": len(table.train) // 10}
             for i, values in enumerate(losses) for table, value in zip(tables, values)]
+
+
+def overrides(name: str, choice: dict[str, int], rounds: int) -> dict:
+    """The configuration of the baseline `name` that `choice` names, else its default, at a training length of `rounds`."""
+    return with_budget(name, baselines.GRID[name][choice.get(name, 0)] if name in baselines.GRID else {}, rounds)
+
+
+def table(rows: pd.DataFrame, choice: dict[str, dict[str, int]]) -> pd.DataFrame:
+    """What was tried and chosen: a line a data set and method, each configuration with its mean loss over that of the first."""
+    cases = rows[rows["experiment"] == "iwdd.E17"]
+    made = []
+    for dataset, methods in choice.items():
+        for name, index in methods.items():
+            losses = cases[(cases["dataset"] == dataset) & cases["method"].str.startswith(f"{name}[")].groupby("method")["value"].mean()
+            grid = TEACHER_GRID if name == "teacher" else baselines.GRID[name]
+            tried = [", ".join(f"{k} {v:g}" if isinstance(v, (int, float)) else f"{k} {v}" for k, v in one.items() if any(one.get(k) != other.get(k) for other in grid)) or "default" for one in grid]
+            made.append({"data": dataset, "method": name, "chosen": tried[index]} | {f"loss {i + 1}": losses[f"{name}[{i}]"] / losses[f"{name}[0]"] for i in range(len(grid))} | {"tried": "; ".join(tried)})
+    return pd.DataFrame(made)

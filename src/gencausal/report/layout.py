@@ -40,6 +40,7 @@ SYSTEMS = {
     "dc": "Diffusion counterfactuals",
     "vci": "Variational causal inference",
     "condfip": "Conditional fixed-point inference",
+    "reading_list": "The reading list of diffusion and causality",
 }
 
 
