@@ -87,6 +87,7 @@ def test_second_order_rules_are_exact_for_noise_linear_in_kappa():
     assert torch.allclose(solvers.ab2(denoise, X, g) - solution(g), -missed.expand_as(X), atol=1e-12)
     assert torch.allclose(solvers.heun(denoise, X, g) - solution(g), -missed.expand_as(X), atol=1e-12)
     assert torch.allclose(solvers.ddim(denoise, X, g) - solution(g), -10 * missed.expand_as(X), atol=1e-12)
+    assert torch.allclose(solvers.dualfast(denoise, X, g) - solution(g), -5 * missed.expand_as(X), atol=1e-12)  # sum_i (1 - 2 c_i), c_i = i/18
 
 
 @pytest.mark.parametrize("name", ["ddim", "two_m"])
