@@ -95,7 +95,8 @@ def test_identity_holds_on_a_network():
     embedded = 2 * torch.randn(40, 2, 6, generator=rng)
     e = 0.1 + 0.8 * torch.rand(40, generator=rng, dtype=torch.float64)
     found = gradients.variance_identity(student, fake, teacher, embedded, e, CONFIG, seed=0, batch=32, batches=300)
-    assert abs(found["identity", "identity_z"]) < 4
+    assert abs(found["identity", "identity_z"]) < 4 and abs(found["identity", "bounded_identity_z"]) < 4
+    assert found["bernoulli", "bounded_gradient_trace"] < found["bernoulli", "gradient_trace"] and 0 < found["design", "tail_share"] < 0.5
     assert found["identity", "identity_left"] > 0.1 and found["identity", "identity_left"] == pytest.approx(found["identity", "identity_right"], rel=0.35)
     assert found["shuffle", "gradient_trace_relative"] == pytest.approx(1, abs=0.25)
     assert found["ipw", "gradient_bias"] < 0.2 and found["bernoulli", "gradient_bias"] == 0

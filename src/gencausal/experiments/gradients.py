@@ -11,6 +11,11 @@ The right side is (1/B) chi2 E|g|^2 where |g|^2 does not go with w, and negative
 afresh from e at every pair (a loss of the distillation needs no outcome), so the identity is exact up to Monte Carlo; its two sides come from
 independent samples, z = (left - right) / se. Estimators of one gradient: `ipw`; `ipw_clipped` (e within [clip, 1 - clip]: biased); `ipw_self_normalised`
 (weights of a batch sum to B: biased at order 1/B); `shuffle`; `bernoulli` (z ~ p1, which is RAND). `obs` and `bernoulli_half` estimate another gradient.
+
+|g|^2 has a heavy tail (the loss divides by |y - D_phi|, and far units add theirs), so that a standard error of its mean says little and z of the raw
+gradients is not standard normal. The identity holds for any vector of a pair, so it is also tested where moments exist:
+
+`Eq. bounded`:  g -> g min(1, c / |g|)
 """
 
 from dataclasses import replace
@@ -119,27 +124,45 @@ def weights(e: torch.Tensor, z: torch.Tensor, p1: float) -> torch.Tensor:
 
 
 def variance_identity(student: Denoiser, fake: Denoiser, teacher: Denoiser, embedded: torch.Tensor, propensity: torch.Tensor, config: DistillationConfig, seed: int, batch: int = 64, batches: int = 100,
-                      clip: float = 0.1) -> dict[tuple[str, str], float]:
+                      clip: float = 0.1, level: float = 0.98) -> dict[tuple[str, str], float]:
     """Traces of the covariance of a batch gradient under `ESTIMATORS` with standard errors, and the two sides of Eq. variance-identity.
 
     Modules of one network; embedded: the population under every arm, [n, K, h]; propensity [n]; batch B pairs, `batches` batches for each of
-    four independent samples. -> (method, metric): `gradient_trace`, its standard error `gradient_trace_se`, `gradient_trace_relative` (over that of
+    five independent samples. -> (method, metric): `gradient_trace`, its standard error `gradient_trace_se`, `gradient_trace_relative` (over that of
     `bernoulli`), `gradient_bias` = |mean - mean under bernoulli| / |the latter|, Monte-Carlo error included; method identity: `identity_left`,
-    `identity_right` (over the trace of bernoulli) and `identity_z`; method design: `chi2`.
+    `identity_right` (over the trace of bernoulli) and `identity_z`; the same, prefixed `bounded_`, of Eq. bounded with c the `level` quantile of |g| in a
+    sample of its own; method design: `chi2` and `tail_share`, the share of E_{p(x)p(z)}|g|^2 in its largest thousandth of pairs.
     """
     e, p1 = propensity.double(), propensity.double().mean().item()
+    samples = {law: _sample(law, student, fake, teacher, embedded, e, config, seed, batch, batches) for law in ("obs", "bernoulli", "bernoulli_half", "shuffle", "again")}
+    pilot = _sample("pilot", student, fake, teacher, embedded, e, config, seed, batch, max(batches // 4, 2))[0].norm(dim=1)
+    square = samples["again"][0].square().sum(1).sort().values
+    made = {("design", "chi2"): chi2(e.numpy()), ("design", "tail_share"): (square[-max(len(square) // 1000, 1):].sum() / square.sum()).item()}
+    for prefix, bound in (("", None), ("bounded_", pilot.quantile(level))):
+        made |= {(method, prefix + metric): value for (method, metric), value in _compare(samples, p1, batch, batches, clip, bound).items()}
+    return made
+
+
+def _sample(law: str, student: Denoiser, fake: Denoiser, teacher: Denoiser, embedded: torch.Tensor, e: torch.Tensor, config: DistillationConfig, seed: int, batch: int, batches: int):
+    """Per-pair gradients [N, p], propensities [N] and arms [N] of N = batch batches pairs of one law; `again` and `pilot` are further samples of bernoulli."""
+    rng, count = seeding.generator(seed, "gradients", law), batch * batches
+    row = torch.randint(len(e), (count,), generator=rng)
+    p = e[row] if law in ("obs", "shuffle") else torch.full_like(e[row], 0.5 if law == "bernoulli_half" else e.mean().item())
+    z = (torch.rand(count, generator=rng, dtype=torch.float64) < p).long()
+    if law == "shuffle":
+        z = z.view(batches, batch).gather(1, torch.rand(batches, batch, generator=rng).argsort(1)).flatten()
+    eps, eps_score = torch.randn(2, count, config.draws, generator=rng)
+    sigma = sid_sigma(config.t_max * torch.rand(count, generator=rng))
+    return pair_gradients(student, fake, teacher, embedded[row, z], eps, eps_score, sigma, config), e[row], z
+
+
+def _compare(samples: dict, p1: float, batch: int, batches: int, clip: float, bound: torch.Tensor | None) -> dict[tuple[str, str], float]:
+    """The values of `variance_identity` for gradients as they are, or with their norms bounded (Eq. bounded)."""
     count = batch * batches
 
-    def sample(law: str):
-        rng = seeding.generator(seed, "gradients", law)
-        row = torch.randint(len(e), (count,), generator=rng)
-        p = {"bernoulli": torch.full_like(e[row], p1), "again": torch.full_like(e[row], p1), "bernoulli_half": torch.full_like(e[row], 0.5)}.get(law, e[row])
-        z = (torch.rand(count, generator=rng, dtype=torch.float64) < p).long()
-        if law == "shuffle":
-            z = z.view(batches, batch).gather(1, torch.rand(batches, batch, generator=rng).argsort(1)).flatten()
-        eps, eps_score = torch.randn(2, count, config.draws, generator=rng)
-        sigma = sid_sigma(config.t_max * torch.rand(count, generator=rng))
-        return pair_gradients(student, fake, teacher, embedded[row, z], eps, eps_score, sigma, config), e[row], z
+    def gradients_of(law: str):
+        g, own, z = samples[law]
+        return g if bound is None else g * (bound / g.norm(dim=1, keepdim=True).clamp(min=1e-30)).clamp(max=1), own, z
 
     def of_pairs(g: torch.Tensor, w: torch.Tensor | None = None):
         """Trace of the batch gradient of independent pairs, its standard error, the mean gradient."""
@@ -154,22 +177,21 @@ def variance_identity(student: Denoiser, fake: Denoiser, teacher: Denoiser, embe
         spread = (g - mean).square().sum(1).double()
         return spread.mean().item() * batches / (batches - 1), spread.std().item() / batches**0.5, mean
 
-    g, own, z = sample("obs")
+    g, own, z = gradients_of("obs")
     w, clipped = weights(own, z, p1), weights(own.clamp(clip, 1 - clip), z, p1)
     normalised = (w.view(batches, batch) / w.view(batches, batch).sum(1, keepdim=True)).float()
-    found = {"obs": of_pairs(g), "ipw": of_pairs(g, w), "ipw_clipped": of_pairs(g, clipped), "ipw_self_normalised": of_batches(torch.einsum("rb,rbp->rp", normalised, g.view(batches, batch, -1)))}
-    found["bernoulli"], found["bernoulli_half"] = of_pairs(sample("bernoulli")[0]), of_pairs(sample("bernoulli_half")[0])
-    found["shuffle"] = of_batches(sample("shuffle")[0].view(batches, batch, -1).mean(1))
-    g, own, z = sample("again")
+    found = {"obs": of_pairs(g), "ipw": of_pairs(g, w), "ipw_clipped": of_pairs(g, clipped), "ipw_self_normalised": of_batches(torch.einsum("rb,rbp->rp", normalised, g.view(batches, batch, -1))),
+             "bernoulli": of_pairs(gradients_of("bernoulli")[0]), "bernoulli_half": of_pairs(gradients_of("bernoulli_half")[0]), "shuffle": of_batches(gradients_of("shuffle")[0].view(batches, batch, -1).mean(1))}
+    g, own, z = gradients_of("again")
     excess = (weights(own, z, p1) - 1) * g.square().sum(1).double() / batch
     reference, truth = found["bernoulli"][0], found["bernoulli"][2]
     left, right = found["ipw"][0] - reference, excess.mean().item()
     error = (found["ipw"][1] ** 2 + found["bernoulli"][1] ** 2 + excess.var().item() / count) ** 0.5
-    made = {}
+    made = {("identity", "identity_left"): left / reference, ("identity", "identity_right"): right / reference, ("identity", "identity_z"): (left - right) / error}
     for method, (trace, se, mean) in found.items():
         made |= {(method, "gradient_trace"): trace, (method, "gradient_trace_se"): se, (method, "gradient_trace_relative"): trace / reference,
                  (method, "gradient_bias"): ((mean - truth).norm() / truth.norm()).item()}
-    return made | {("identity", "identity_left"): left / reference, ("identity", "identity_right"): right / reference, ("identity", "identity_z"): (left - right) / error, ("design", "chi2"): chi2(e.numpy())}
+    return made
 
 
 def run(tables: list[CausalTable], teacher_config: TeacherConfig, config: DistillationConfig, stages: dict[str, int], seed: int, batch: int = 64, batches: int = 100, clip: float = 0.1,
