@@ -155,6 +155,7 @@ def test_quantised_rows(small):
     found = values(rows)
     for metric in ("pehe_shift", "ate_shift", "w2"):
         assert found["iwdd_16bit", metric] < 0.1 * found["iwdd_3bit", metric]
+    assert found["iwdd_3bit_w2", "relative_change"] == found["iwdd_3bit", "w2_change"]
     assert found["iwdd_16bit", "w2"] < found["iwdd_8bit", "w2"] < found["iwdd_3bit", "w2"]
     assert found["iwdd_3bit", "bytes"] < found["iwdd_8bit", "bytes"] < found["iwdd_16bit", "bytes"] < found["iwdd_float", "bytes"]
     assert found["iwdd_se", "ate_shift"] > 0 and found["iwdd_se", "pehe_shift"] > 0
@@ -189,7 +190,8 @@ def test_sharpness_and_mixture():
     assert (rows[rows["metric"] == "contains_manski"]["value"] == 1).all() and (rows["metric"] == "contains_manski").sum() == 3 * 3 * 2 * 5
     growth = rows[rows["metric"] == "width_growth"].groupby("method")["value"].mean()
     assert growth["t3"] > growth["normal"] > 1.2 and abs(growth["beta22"] - 1) < 0.2
-    assert max(r["value"] for r in hidden.mixture(60, [0, 1])) < 1e-6
+    gap = values(hidden.mixture(60, [0, 1]))
+    assert gap["largest", "manski_gap"] < gap["tolerance", "manski_gap"] and gap["largest", "manski_gap"] >= gap["chi2", "manski_gap"]
 
 
 def test_own_design():
@@ -234,6 +236,7 @@ def test_hidden_covariates():
     for metric in ("inside_manski", "inside_itb", "inside_manski_effect_visible"):
         assert found["middle", metric] > 0.9
     assert found["far", "inside_itb"] == found["far", "inside_itb_visible"] == 0 and found["far", "inside_itb_effect"] == found["truth", "inside_itb_effect"]
+    assert found["pooled", "inside_itb"] == pytest.approx((found["far", "inside_itb"] + found["middle", "inside_itb"]) / 2)
     for method in ("middle", "truth"):
         for suffix in ("", "_effect", "_visible", "_effect_visible"):
             assert found[method, f"inside_itb{suffix}"] >= found[method, f"inside_manski{suffix}"]

@@ -42,7 +42,8 @@ def quantised(data: Outcomes, tables: list[CausalTable], models: dict, bits: lis
     """Rows of every model, float and quantised, on the test rows of every table.
 
     models: name -> (denoiser stack, draw function, calibration kind), such as {"iwdd": (generator, generator_draws(2.5), "one_step")}. bits: of weights and
-    activations. units: test rows of a table at most, drawn with seed. Methods are name_float, name_8bit, ...; `name_se` holds the bootstrap standard errors of the float model beside the shifts.
+    activations. units: test rows of a table at most, drawn with seed. Methods are name_float, name_8bit, ...; `name_se` holds the bootstrap standard errors of the float model beside the shifts;
+    relative_change repeats ate_change and w2_change as methods name_8bit_ate, name_8bit_w2, so that a rule can compare them.
     """
     tables = [_part(table, units, seed) for table in tables]
     covariates = np.stack([t.x[t.test] for t in tables])
@@ -57,7 +58,9 @@ def quantised(data: Outcomes, tables: list[CausalTable], models: dict, bits: lis
             for table, mine, exact in zip(tables, sample, whole):
                 rows += _rows(table, f"{name}_float" if b is None else f"{name}_{b}bit", seed, _measures(table, mine) | {"bytes": size})
                 if b is not None:
-                    rows += _rows(table, f"{name}_{b}bit", seed, _shifts(table, mine, exact))
+                    shifts = _shifts(table, mine, exact)
+                    rows += _rows(table, f"{name}_{b}bit", seed, shifts)
+                    rows += [row for what in ("ate", "w2") for row in _rows(table, f"{name}_{b}bit_{what}", seed, {"relative_change": shifts[f"{what}_change"]})]
         for table, exact in zip(tables, whole):
             rows += _rows(table, f"{name}_se", seed, _standard_errors(table, exact, seed, resamples))
     return rows

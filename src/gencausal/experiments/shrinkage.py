@@ -48,7 +48,7 @@ def shrinkage(tables: list[CausalTable], mu: np.ndarray, seed: int, method: str 
     return rows
 
 
-def surrogate(seeds: list[int], direct: float, tau: float = 1.0, noise: float = 1.0, n: int = 10_000) -> list[dict]:
+def surrogate(seeds: list[int], direct: float, tau: float = 1.0, noise: float = 1.0, n: int = 4000) -> list[dict]:
     """Rows of Eq. surrogate-toy by simulation: methods sample (true outcomes), naive, lcc, tweedie; metrics ate and ate_bias (signed, against tau); unit "direct=...".
 
     n rows each to fit the line, to calibrate and to estimate; arms are randomised, so every estimate is a difference of arm means.
