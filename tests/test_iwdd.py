@@ -35,7 +35,7 @@ def table(seed: int, n: int = 300) -> CausalTable:
 @pytest.fixture(scope="module")
 def fitted(device):
     toy = table(5, n=800)
-    return toy, IWDD(teacher_rounds=400, distillation_rounds=150, width=48, device=str(device)).fit(toy.y[toy.train], toy.t[toy.train], X=toy.x[toy.train])
+    return toy, IWDD(teacher_rounds=300, distillation_rounds=100, width=32, device=str(device)).fit(toy.y[toy.train], toy.t[toy.train], X=toy.x[toy.train])
 
 
 def mixed(n: int = 160) -> tuple[pd.DataFrame, pd.Series, pd.Series]:
@@ -145,7 +145,7 @@ def test_three_arms():
     rng = np.random.default_rng(0)
     x, t = rng.normal(size=(600, 2)), rng.integers(3, size=600)
     y = x[:, 0] + 3.0 * (t == 2) + 0.3 * rng.normal(size=600)
-    model = IWDD(teacher_rounds=250, distillation_rounds=80, width=32).fit(y, t, X=x)
+    model = IWDD(teacher_rounds=150, distillation_rounds=50, width=24).fit(y, t, X=x)
     assert model.ate(x, T0=0, T1=2) == pytest.approx(3, abs=0.4) and model.ate(x, T0=0, T1=1) == pytest.approx(0, abs=0.4)
     assert model.const_marginal_effect(x).shape == (600, 2) and np.allclose(model.const_marginal_effect(x)[:, 1], model.effect(x, 0, 2))
     for law in ("ipw", "bernoulli"):
@@ -155,8 +155,8 @@ def test_three_arms():
 
 def test_the_synthetic_design_is_learnt_where_it_overlaps():
     """1-D design at k = 0.5: inside |x| < 1 the effect exp(x) is identified and found within 0.5 on average."""
-    toy = synthetic.load(seed=0, k=0.5, n_train=1500, n_test=400)
-    model = IWDD(teacher_rounds=500, distillation_rounds=100, width=48).fit(toy.y[toy.train], toy.t[toy.train], X=toy.x[toy.train])
+    toy = synthetic.load(seed=0, k=0.5, n_train=1000, n_test=400)
+    model = IWDD(teacher_rounds=250, distillation_rounds=60, width=32).fit(toy.y[toy.train], toy.t[toy.train], X=toy.x[toy.train])
     x = toy.x[toy.test]
     inside = np.abs(x[:, 0]) < 1
     error = np.abs(model.effect(x[inside]) - np.exp(x[inside, 0])).mean()
@@ -410,7 +410,7 @@ def test_dowhy_estimates_and_refutes_it():
         warnings.simplefilter("ignore")
         estimand = CausalModel(data, "t", "y", common_causes=["a", "b"]).identify_effect(proceed_when_unidentifiable=True)
         estimand.set_identifier_method("backdoor")
-        method = Econml(estimand, metalearners.IWDD(teacher_rounds=150, distillation_rounds=50, width=24, n_draws=20))
+        method = Econml(estimand, metalearners.IWDD(teacher_rounds=100, distillation_rounds=40, width=24, n_draws=20))
         estimate = method.fit(data).estimate_effect(data, control_value=0, treatment_value=1)
         assert estimate.value == pytest.approx(method.estimator.ate(data[method.estimator.feature_names_in_]), abs=1e-5) and estimate.value == pytest.approx(2, abs=0.5)
         placebo = refute_placebo_treatment(data, estimand, estimate, "t", placebo_type="permute", num_simulations=2, random_state=0)
