@@ -33,6 +33,7 @@ METRICS = {
     "rmse_normalised": False, "slope_overlap": True, "excess_error_poor_overlap": False, "gamma": False, "pehe_increase": False, "held_out_loss": False, "crps_held_out": False,
     "pehe": False, "pehe_in": False, "pehe_gap": False, "pehe_gap_in": False, "rmse_y0_in": False, "rmse_y1_in": False, "max_change": False,
     "coverage_mu_y0": False, "coverage_mu_y1": False, "width_95_y0": False, "width_95_y1": False,
+    "endpoint_mse": False, "hallucination_rate": False, "identity_error": False, "log_ratio": False, "relative_gain": True, "variance_explained": True, "order": True, "p_value": True,
     "win_percent": True, "win_percent_in": True,
     "seconds": False, "seconds_training": False, "nfe": False, "steps": False, "parameters": False, "peak_memory_mib": False,
 }
