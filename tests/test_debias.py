@@ -49,6 +49,7 @@ def test_identities():
     assert np.array_equal(same.tweedie(grid), grid) and np.array_equal(same.lcc(grid), grid)
     noisy = same._replace(residual_sd=0.7)
     assert np.array_equal(noisy.tweedie(grid, chunk=1), noisy.tweedie(grid))
+    assert np.allclose(same._replace(residual_sd=1.4).tweedie(grid) - grid, 4 * (noisy.tweedie(grid) - grid))
 
 
 def test_score_is_that_of_the_kernel_density():

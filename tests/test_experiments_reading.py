@@ -62,6 +62,8 @@ def test_readouts(exact):
     """Eq. k-samples: the one-step mean is exact, K samples leave sd/sqrt(K) an arm; common noise cancels in the effect."""
     table, data, teacher = exact
     found = values(readout.readout(data, [table], teacher, seed=0, counts=(1, 25), steps=60))
+    e = teacher.encode(data.x[:, :5]).flatten(1, 2)
+    assert torch.equal(readout.one_step(teacher, torch.zeros(1, 10, 3), e), readout.one_step(teacher, torch.ones(1, 10, 3), e))
     assert found["one_step", "rmse_y0"] < 1e-3 and found["one_step", "pehe_normalised"] < 1e-3
     for count in (1, 25):
         for arm in ("rmse_y0", "rmse_y1"):
