@@ -351,6 +351,15 @@ def test_inverse_propensity_weights():
     assert networks.propensities(prepare_tables([simulate(arms=3)], 0)).shape == (1, 400, 3)
 
 
+def test_propensities_are_cross_fitted():
+    """Covariates of pure noise, nearly as many as rows of a fold: a fit to its own rows would tell the arms apart, a cross-fitted one does not."""
+    rng = numpy_generator(0, "noise")
+    table = replace(simulate(n=125), x=rng.normal(size=(125, 60)), t=rng.integers(0, 2, 125))
+    data = prepare_tables([table], 0)
+    p = networks.propensities(data)[0, :, 1]
+    assert p[data.z[0] == 1].mean() - p[data.z[0] == 0].mean() < 0.2
+
+
 def test_ipw_twin_trains_with_its_weights():
     config, table = small("mlp_gated"), simulate()
     plain = networks.fit_predict("mlp_gated", [table], 0, config)[0]
