@@ -42,7 +42,7 @@ def test_the_oracle_is_exact_in_every_slice():
 
 def test_rows_of_e3():
     rows = oracle.run([1.0], 2, TINY, {"iwdd": SHORT}, 0, n_train=200, n_test=60, draws=5)
-    assert {r["method"] for r in rows} == {"start", "oracle", "iwdd"} and {r["seed"] for r in rows} == {0, 1}
+    assert {r["method"] for r in rows} == {"start", "oracle", "iwdd"} and {(r["dataset"], r["unit"], r["seed"]) for r in rows} == {("synthetic_1d k=1", f"draw {d}", 0) for d in (0, 1)}
     assert max(pick(rows, method="oracle", metric="rmse_relative")) < 0.01 < min(pick(rows, method="iwdd", metric="rmse_relative"))
     assert max(pick(rows, method="oracle", metric="w2")) < 0.06
 
@@ -129,6 +129,7 @@ def test_the_concatenating_network_knows_the_arm_from_its_input_alone():
     assert e.shape == (2, 7, 3, 6) and (e[:, :, 0] - e[:, :, 1]).abs().max() > 0.01 and network.heads.weight.shape[-1] == 6
     torch.testing.assert_close(network.embed(x, z), e.gather(2, z[..., None, None].expand(-1, -1, 1, 6)).squeeze(2))
     torch.testing.assert_close(network.encode(x[:, :1])[:, 0], e[:, 0])
+    assert (network.encode(x + 1) - e).abs().amax((2, 3)).min() > 0.001  # every unit's embedding moves with x
     with torch.no_grad():
         network.trunk[0].weight[:, 5:] = 0
     e = network.encode(x)

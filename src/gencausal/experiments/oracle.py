@@ -18,6 +18,7 @@ import torch
 from gencausal import metrics
 from gencausal.data import synthetic
 from gencausal.data.stack import Outcomes, prepare_tables
+from gencausal.data.table import CausalTable
 from gencausal.diffusion import GaussianTeacher
 from gencausal.estimators.outcomes import DistillationConfig, TeacherConfig, distil, generator_draws, potential_draws, train_teacher
 from gencausal.experiments.designs import law_flow
@@ -40,12 +41,14 @@ def oracle(data: Outcomes) -> GaussianTeacher:
 
 def run(ks: list[float], draws_of_data: int, start_config: TeacherConfig, variants: dict[str, DistillationConfig], seed: int, n_train: int = 5000, n_test: int = 1000, draws: int = 50,
         folder: Path | None = None, device: torch.device | str = "cpu") -> list[dict]:
-    """Rows of the start, the oracle (its own sampler) and every variant: one stack of `ks` times `draws_of_data` tables; the data draw is the seed of a row.
+    """Rows of the start, the oracle (its own sampler) and every variant: one stack of `ks` times `draws_of_data` tables.
+
+    dataset: "synthetic_1d k=<k>"; unit: the data draw; `seed` names the networks and streams.
 
     Test units, both arms: `rmse_relative` and `rmse_relative_central` (Eq. relative-rmse), `rmse_y0`, `rmse_y1`, `rmse_inside` and `rmse_outside` the support (p(z | x) at least or below
     0.05), and `w2`, the mean over (x, z) of the exact W2 of `draws` stratified draws to N(mu_z, v).
     """
-    tables = [replace(t, unit=f"{t.unit}, draw {d}") for d in range(draws_of_data) for k in ks for t in [synthetic.load(seed + d, k, n_train, n_test)]]
+    tables = [replace(t, unit=f"{t.unit}, draw {d}") for d in range(draws_of_data) for k in ks for t in [synthetic.load(d, k, n_train, n_test)]]
     data = prepare_tables(tables, seed, device)
     start = train_teacher(data, start_config, seed, folder).modules["teacher"]
     exact = oracle(data)
@@ -55,13 +58,13 @@ def run(ks: list[float], draws_of_data: int, start_config: TeacherConfig, varian
     made = []
     covariates = np.stack([t.x[t.test] for t in tables])
     for method, (module, draw) in found.items():
-        made += [row for table, y in zip(tables, potential_draws(data, module, draw, covariates, stratified_normal(draws, data.device))) for row in _rows(method, table, y)]
+        made += [row for table, y in zip(tables, potential_draws(data, module, draw, covariates, stratified_normal(draws, data.device))) for row in _rows(method, table, y, seed)]
     return made
 
 
-def _rows(method: str, table, y: np.ndarray) -> list[dict]:
+def _rows(method: str, table: CausalTable, y: np.ndarray, seed: int) -> list[dict]:
     """Rows of draws y [n_test, K, M] of one table."""
-    k, seed = table.unit.removeprefix("k=").split(", draw ")
+    k, draw = table.unit.removeprefix("k=").split(", draw ")
     mu = table.mu[table.test]
     error = np.median(y, -1) - mu
     inside = synthetic.arm_probabilities(table.x[table.test, 0], float(k)) >= 0.05
@@ -70,4 +73,4 @@ def _rows(method: str, table, y: np.ndarray) -> list[dict]:
     central = np.abs(table.x[table.test, 0]) < 2
     values["rmse_relative_central"] = (np.sqrt((error[central] ** 2).mean()) / table.mu.std(), 2 * int(central.sum()))
     values |= {f"rmse_{name}": (np.sqrt((error[cells] ** 2).mean()), int(cells.sum())) for name, cells in (("inside", inside), ("outside", ~inside)) if cells.any()}
-    return [{"experiment": "iwdd.E3", "dataset": "synthetic_1d", "unit": f"k={k}", "method": method, "metric": metric, "seed": int(seed), "value": float(value), "n": n} for metric, (value, n) in values.items()]
+    return [{"experiment": "iwdd.E3", "dataset": f"synthetic_1d k={k}", "unit": f"draw {draw}", "method": method, "metric": metric, "seed": seed, "value": float(value), "n": n} for metric, (value, n) in values.items()]
