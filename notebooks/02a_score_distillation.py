@@ -26,6 +26,7 @@ import torch
 
 from gencausal import claims, debias, figures, metrics, paths
 from gencausal.data import acic, synthetic
+from gencausal.data.registry import loaded
 from gencausal.data.stack import prepare_tables
 from gencausal.diffusion import gaussian_denoiser
 from gencausal.distillation import dmd_loss, log_inverse_propensity, sid_loss
@@ -100,7 +101,8 @@ print(f"{teacher_config}\n{base}\nsettings {settings}, seeds {seeds}, torch {tor
 # treatments permuted over covariates (*shuffle*, the method proper), or $z \sim$ Bernoulli(½).
 
 # %%
-tables = [acic.load(setting) for setting in settings]
+tables = loaded(acic.load, settings) or loaded(acic.load, range(1, 11))
+settings = [int(table.unit) for table in tables]
 data = prepare_tables(tables, seeds[0], place)
 rng = np.random.default_rng(0)
 driver = [int(np.argmax(np.abs(np.corrcoef(t.x[t.train].T, t.t[t.train])[-1, :-1]))) for t in tables]
@@ -226,7 +228,7 @@ figures.table(exact[exact["method"].isin(["ipw", "identity"])].groupby(["dataset
 small = replace(designs.SMALL, decoder=16, rounds=gradient_teacher_rounds, score_every=gradient_teacher_rounds)
 designs_ = {"synthetic_1d": ([gradients.redrawn(synthetic.load(0, k, 2000, 50), 0.05, 0) for k in gradient_ks], small)}
 if any(gradient_settings + gradient_redrawn):
-    designs_["acic2016"] = ([acic.load(s) for s in gradient_settings if s] + [gradients.redrawn(acic.load(s), 0.05, 0) for s in gradient_redrawn if s], replace(small, gate=0.5, gate_penalty=0.02, lr=3e-3))
+    designs_["acic2016"] = (loaded(acic.load, [s for s in gradient_settings if s]) + [gradients.redrawn(table, 0.05, 0) for table in loaded(acic.load, [s for s in gradient_redrawn if s])], replace(small, gate=0.5, gate_penalty=0.02, lr=3e-3))
 for tables_, teacher_ in designs_.values():
     for seed in gradient_seeds:
         results.record(gradients.run(tables_, teacher_, DistillationConfig(batch=128), {f"{rounds} rounds": rounds for rounds in gradient_stages}, seed, batches=gradient_batches, folder=checkpoints, device=place))

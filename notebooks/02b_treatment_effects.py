@@ -24,6 +24,7 @@ import torch
 
 from gencausal import baselines, claims, figures, metrics, paths
 from gencausal.data import acic, ihdp
+from gencausal.data.registry import loaded
 from gencausal.estimators import scores
 from gencausal.estimators.outcomes import DistillationConfig, TeacherConfig, generator_draws, only, potential_draws, resolve_device, teacher_draws
 from gencausal.experiments import benchmark, ranking, tuning
@@ -63,7 +64,7 @@ device = "auto"  # auto, cpu, cuda or mps
 place = resolve_device(device)
 checkpoints = paths.build(profile) / "checkpoints"
 results = claims.open_results(notebook="02b_treatment_effects", profile=profile)
-tables = {"acic2016": [acic.load(setting) for setting in settings], "ihdp": [ihdp.load(replication) for replication in replications]}
+tables = {"acic2016": loaded(acic.load, settings), "ihdp": loaded(ihdp.load, replications)}
 teachers = {
     "acic2016": TeacherConfig(rounds=teacher_rounds, width=width, batch=batch, score_every=teacher_score_every, **tuning.TEACHER_GRID[acic_choice]),
     "ihdp": TeacherConfig(rounds=ihdp_rounds, width=width, batch=ihdp_batch, score_every=ihdp_rounds, **tuning.TEACHER_GRID[ihdp_choice]),
@@ -73,7 +74,7 @@ students = {
     "ihdp": DistillationConfig(rounds=ihdp_distillation_rounds, batch=ihdp_batch, score_every=score_every),
 }
 plans = {name: benchmark.Plan(teachers[name], {"iwdd": students[name]}, members, draws, teacher_draws_test, steps=teacher_steps) for name in tables}
-print(f"{len(settings)} settings of ACIC 2016, {len(replications)} replications of IHDP, seeds {seeds}, ensembles of {members}\nACIC: {teachers['acic2016']}\nIHDP: {teachers['ihdp']}\n{students['acic2016']}")
+print(f"{len(tables['acic2016'])} settings of ACIC 2016, {len(tables['ihdp'])} replications of IHDP, seeds {seeds}, ensembles of {members}\nACIC: {teachers['acic2016']}\nIHDP: {teachers['ihdp']}\n{students['acic2016']}")
 
 # %% [markdown]
 # ## The data

@@ -22,6 +22,7 @@ import pandas as pd
 
 from gencausal import baselines, claims, figures, metrics, paths
 from gencausal.data import acic, ihdp, lalonde, lbidd
+from gencausal.data.registry import loaded
 from gencausal.estimators import scores
 from gencausal.estimators.outcomes import DistillationConfig, TeacherConfig, resolve_device
 from gencausal.experiments import benchmark, confounding, designs, hidden, laws, realcause, sizes
@@ -84,7 +85,7 @@ place = resolve_device(device)
 checkpoints = paths.build(profile) / "checkpoints"
 results = claims.open_results(notebook="02d_stress_tests", profile=profile)
 plan = benchmark.Plan(TeacherConfig(rounds=teacher_rounds, width=width, batch=batch, score_every=score_every), {"iwdd": DistillationConfig(rounds=distillation_rounds, batch=batch, score_every=score_every)}, members=1, draws=60, teacher_draws=42, sampler="adams_bashforth2", steps=25)
-tables = [acic.load(setting) for setting in settings]
+tables = loaded(acic.load, settings)
 print(f"{plan.teacher}\n{plan.students['iwdd']}\nsettings {settings}, seeds {seeds}")
 
 # %% [markdown]
@@ -257,7 +258,7 @@ print("; ".join(f"{d.removeprefix('synthetic_')}: W2 teacher {shapes.loc[(d, 'te
 # distributions are compared with the realised potential outcomes: CRPS and coverage of the *factual* and of the *counterfactual* outcome of test rows, methods beside the empirical law of each arm.
 
 # %%
-samples = [lalonde.realcause(sample) for sample in lalonde_samples if sample >= 0]
+samples = loaded(lalonde.realcause, [sample for sample in lalonde_samples if sample >= 0])
 earned = [row for seed in seeds for row in realcause.run(samples, seed, plan, law_beside, checkpoints, place)] if samples else []
 results.record(earned)
 figures.table(pd.DataFrame(earned).groupby(["method", "metric"], sort=False)["value"].mean().unstack("metric").reset_index() if earned else pd.DataFrame([{"LaLonde-PSID": "not run at this profile"}]))
@@ -364,7 +365,7 @@ results.claim("A2.C21a")
 # given the visible columns, the quantity that the bounds speak of. `truth` is the true mean of the unit: a bound that misses it has not been shown wrong, for it never promised that.
 
 # %%
-bounded_tables = {"acic2016": tables, "ihdp": [ihdp.load(r) for r in hidden_replications if r]}
+bounded_tables = {"acic2016": tables, "ihdp": loaded(ihdp.load, [r for r in hidden_replications if r])}
 inside_rows = []
 for name, group in bounded_tables.items():
     for part in benchmark.groups(group):
@@ -405,7 +406,7 @@ print(f"Manski inside every exact bound: {'yes' if contained == 1 else 'no'}; wi
 # **Verdict rule.** Reproduced if PEHE = zero effect within 1e-3 (public log: +6e-5) and the same eps with different $(x, z)$ gives bit-identical output; refuted by any dependence on $(x, z)$.
 
 # %%
-released_table = lbidd.load() if released_data == "acic2018" else acic.load(1)
+released_table = next(iter(loaded(lambda _: lbidd.load(), ["acic2018"] if released_data == "acic2018" else []) or [acic.load(1)]))
 released_config = ReleasedConfig(teacher_epochs=released_teacher_epochs, distillation_epochs=released_distillation_epochs, sampler_steps=released_sampler_steps)
 width_in = released_table.x.shape[1] + 1
 print(f"{released_table.name}, {released_table.unit}: {len(released_table.x)} rows, input width d = {width_in}, {parameter_count(width_in):,} parameters = 16 d² + 3748 d + 480,329")

@@ -10,6 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
+from gencausal.checks import InputError
 from gencausal.data import registry
 from gencausal.data.registry import DataError, Entry
 
@@ -363,3 +364,17 @@ def test_digest_follows_every_file(monkeypatch):
     changed = {**entry.files, "ihdp_npci_30.csv": (1, "0" * 64)}
     monkeypatch.setattr(registry, "entries", lambda: {"ihdp": dataclasses.replace(entry, files=changed)})
     assert re.fullmatch("[0-9a-f]{64}", before) and registry.digest("ihdp") != before
+
+
+def test_what_cannot_be_had_ends_the_list(capsys):
+    """One line with the reason; any other error is not swallowed."""
+    def load(unit):
+        if unit == 2:
+            raise DataError("file 2 is absent.")
+        if unit == 9:
+            raise InputError("unit is 9.")
+        return unit
+
+    assert registry.loaded(load, [0, 1, 2, 3]) == [0, 1] and "From unit 2 on, data are left out: file 2 is absent." in capsys.readouterr().out
+    with pytest.raises(InputError, match="unit is 9"):
+        registry.loaded(load, [0, 9])

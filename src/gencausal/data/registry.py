@@ -340,3 +340,15 @@ def readme() -> str:
 
 if __name__ == "__main__":
     paths.write_whole(registry_file().with_name("README.md"), readme())
+
+
+def loaded(load: Callable, units: Iterable) -> list:
+    """`load(unit)` for each of `units` whose files can be had here; the first that cannot ends the list, and one line says why."""
+    made = []
+    for unit in units:
+        try:
+            made.append(load(unit))
+        except DataError as error:
+            print(f"From unit {unit} on, data are left out: {error}")
+            break
+    return made
