@@ -54,7 +54,7 @@ learners = ["zero", "naive_ate", "oracle_ate", "ridge_t", "hgb_t"]  # baselines 
 costly = ["mlp_gated", "ganite", "diffpo", "diffpo_bug"]  # baselines on the first costly_settings settings and costly_replications replications
 costly_settings = 2  # of the settings above
 costly_replications = 10  # of the replications above
-baseline_rounds = 60  # optimiser steps of neural baselines, as the teacher's
+baseline_rounds = 60  # optimiser steps of neural baselines, as the teacher's; those on IHDP take ihdp_rounds
 tuned = []  # baselines whose three configurations are compared (E17); the others take their default
 tuning_tables = 2  # tables of each benchmark in that comparison
 timed_draws = 20  # draws a unit and arm when one draw is timed
@@ -74,6 +74,7 @@ students = {
     "ihdp": DistillationConfig(rounds=ihdp_distillation_rounds, batch=ihdp_batch, score_every=score_every),
 }
 plans = {name: benchmark.Plan(teachers[name], {"iwdd": students[name]}, members, draws, teacher_draws_test, steps=teacher_steps) for name in tables}
+budgets = {"acic2016": {"rounds": baseline_rounds, "batch": batch}, "ihdp": {"rounds": ihdp_rounds, "batch": ihdp_batch}}
 print(f"{len(tables['acic2016'])} settings of ACIC 2016, {len(tables['ihdp'])} replications of IHDP, seeds {seeds}, ensembles of {members}\nACIC: {teachers['acic2016']}\nIHDP: {teachers['ihdp']}\n{students['acic2016']}")
 
 # %% [markdown]
@@ -118,7 +119,7 @@ figures.show(fig, alt="Histogram of true effects over the sd of mu, all tables p
 choice = {name: {} for name in tables}
 for name, group in tables.items():
     for method in tuned if group else []:
-        losses = tuning.baseline_losses(method, group[:tuning_tables], checkpoints, rounds=baseline_rounds)
+        losses = tuning.baseline_losses(method, group[:tuning_tables], checkpoints, budget=budgets[name])
         choice[name][method] = tuning.chosen(losses)
         results.record(tuning.rows(method, name, group[:tuning_tables], losses))
     if group:
@@ -146,12 +147,12 @@ for name, group in tables.items():
 for name, group in tables.items():
     for method in learners:
         for part in benchmark.groups(group):
-            results.record(benchmark.baseline_rows(method, part, seeds[0], checkpoints, overrides=tuning.overrides(method, choice[name], baseline_rounds)))
+            results.record(benchmark.baseline_rows(method, part, seeds[0], checkpoints, overrides=tuning.overrides(method, choice[name], budgets[name])))
     for method in costly:
         few = group[:{"acic2016": costly_settings, "ihdp": costly_replications}[name]]
         for seed in seeds:
             for part in benchmark.groups(few):
-                results.record(benchmark.baseline_rows(method, part, seed, checkpoints, overrides=tuning.overrides(method, choice[name], baseline_rounds)))
+                results.record(benchmark.baseline_rows(method, part, seed, checkpoints, overrides=tuning.overrides(method, choice[name], budgets[name])))
 print(f"{len(results.rows)} rows, {results.rows['method'].nunique()} methods; the first group of baselines is deterministic or nearly so and has one seed.")
 
 # %% [markdown]

@@ -103,14 +103,14 @@ def test_a_baseline_is_remembered(name, tables, tmp_path, monkeypatch):
 
 
 def test_tuning_reads_held_rows_only_and_picks_the_smallest(tables, tmp_path):
-    losses = tuning.baseline_losses("hgb_s", tables, tmp_path, rounds=5)
+    losses = tuning.baseline_losses("hgb_s", tables, tmp_path, budget={"rounds": 5})
     assert losses.shape == (3, 2) and np.isfinite(losses).all()
     blind = [replace(t, mu=t.mu + 7, potential=t.potential - 9, y=np.where(np.isin(np.arange(300), t.test), 99.0, t.y)) for t in tables]
-    assert np.array_equal(tuning.baseline_losses("hgb_s", blind, rounds=5), losses)
+    assert np.array_equal(tuning.baseline_losses("hgb_s", blind, budget={"rounds": 5}), losses)
     assert tuning.chosen(np.array([[2.0, 20], [1, 10], [3, 30]])) == 1
     assert tuning.chosen(np.array([[1.0, 1000], [2, 900], [2, 900]])) == 0, "a table of large losses has one vote, like the others"
-    assert tuning.overrides("hgb_s", {"hgb_s": 2}, 50) == baselines.GRID["hgb_s"][2] and tuning.overrides("zero", {}, 50) == {}
-    assert tuning.overrides("tarnet", {}, 50)["rounds"] == 50
+    assert tuning.overrides("hgb_s", {"hgb_s": 2}, {"rounds": 50}) == baselines.GRID["hgb_s"][2] and tuning.overrides("zero", {}, {"rounds": 50}) == {}
+    assert tuning.overrides("tarnet", {}, {"rounds": 50})["rounds"] == 50
     rows = pd.DataFrame(tuning.rows("hgb_s", "toy", tables, losses)).assign(higher_is_better=False)
     shown = tuning.table(rows, {"toy": {"hgb_s": 1}})
     assert shown.loc[0, "loss 1"] == 1 and shown.loc[0, "loss 2"] == pytest.approx(losses[1].mean() / losses[0].mean())

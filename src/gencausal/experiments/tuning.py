@@ -28,14 +28,14 @@ def teacher_losses(tables: list[CausalTable], config: TeacherConfig, folder: Pat
     return np.stack([train_teacher(data, replace(config, **overrides), seed, folder).best_score.numpy() for overrides in grid]) * OUTCOME_SD / data.y_scale
 
 
-def with_budget(name: str, overrides: dict, rounds: int) -> dict:
-    """`overrides` with the training length of a neural baseline set to `rounds`; other methods have none."""
-    return overrides | ({"rounds": rounds} if baselines.MODULES[name] in (baselines.networks, baselines.generative) else {})
+def with_budget(name: str, overrides: dict, budget: dict) -> dict:
+    """`overrides` with the `budget` of a neural baseline (`rounds`, `batch`); other methods have none."""
+    return overrides | (budget if baselines.MODULES[name] in (baselines.networks, baselines.generative) else {})
 
 
-def baseline_losses(name: str, tables: list[CausalTable], folder: Path | None = None, seed: int = 0, *, rounds: int) -> np.ndarray:
-    """Held-out factual loss of every configuration of `baselines.GRID[name]` and table, [3, S], neural ones after `rounds` steps; kept in `folder`."""
-    grid = [with_budget(name, overrides, rounds) for overrides in baselines.GRID[name]]
+def baseline_losses(name: str, tables: list[CausalTable], folder: Path | None = None, seed: int = 0, *, budget: dict) -> np.ndarray:
+    """Held-out factual loss of every configuration of `baselines.GRID[name]` and table, [3, S], neural ones at `budget`; kept in `folder`."""
+    grid = [with_budget(name, overrides, budget) for overrides in baselines.GRID[name]]
     identity = {"tuning": name, "grid": grid, "seed": seed, "code": code_hash(baselines.MODULES[name]), "tables": [signature(t) for t in tables]}
     made = remember(folder, f"tuning-{name}", identity,
                     lambda: {"losses": torch.as_tensor(np.stack([baselines.held_out_losses(name, tables, seed, **overrides) for overrides in grid]))})
@@ -53,9 +53,9 @@ def rows(name: str, dataset: str, tables: list[CausalTable], losses: np.ndarray,
             for i, values in enumerate(losses) for table, value in zip(tables, values)]
 
 
-def overrides(name: str, choice: dict[str, int], rounds: int) -> dict:
-    """The configuration of the baseline `name` that `choice` names, else its default, at a training length of `rounds`."""
-    return with_budget(name, baselines.GRID[name][choice.get(name, 0)] if name in baselines.GRID else {}, rounds)
+def overrides(name: str, choice: dict[str, int], budget: dict) -> dict:
+    """The configuration of the baseline `name` that `choice` names, else its default, at `budget`."""
+    return with_budget(name, baselines.GRID[name][choice.get(name, 0)] if name in baselines.GRID else {}, budget)
 
 
 def table(rows: pd.DataFrame, choice: dict[str, dict[str, int]]) -> pd.DataFrame:

@@ -68,12 +68,7 @@ GRID: dict[str, list[dict]] = {
     "cfr": [{"weight_decay": 3.0, "balance": 1.0}, {"weight_decay": 3.0, "balance": 0.1}, {"weight_decay": 1e-4, "balance": 1.0}],  # 2.408, 2.468, 3.362
     "dragonnet": [{"weight_decay": 3.0}, {"weight_decay": 0.3}, {"weight_decay": 1e-4}],  # 2.221, 2.966, 3.097
     "mlp_s": [{"weight_decay": 3.0}, {"weight_decay": 0.3}, {"weight_decay": 1e-4}],  # 2.007, 2.738, 2.875
-    "mlp_gated": [{"gate_penalty": 0.02}, {"gate_penalty": 0.005}, {"gate_penalty": 0.08}],  # 1.516, 1.587, 1.961
-    "mlp_gated_ipw": [{"gate_penalty": 0.02}, {"gate_penalty": 0.005}, {"gate_penalty": 0.08}],  # 1.512, 1.681, 2.019
-    "gaussian_mlp": [{"gate_penalty": 0.08}, {"gate_penalty": 0.02}, {"gate_penalty": 0.005}],  # 0.692, 0.723, 0.757
-    "quantile_mlp": [{"gate_penalty": 0.005}, {"gate_penalty": 0.02}, {"gate_penalty": 0.08}],  # 0.612, 0.616, 0.689
-    "flow": [{"gate_penalty": 0.08}, {"gate_penalty": 0.02}, {"gate_penalty": 0.005}],  # 0.616, 0.658, 0.713
-}
+} | {name: [{"weight_decay": 0.1, "gate_penalty": 0.02}, {"weight_decay": 1.0, "gate_penalty": 0.05}, {"weight_decay": 3.0, "gate_penalty": 0.05}] for name in TWINS}  # the teacher's own grid
 DEFAULTS = {name: replace(TwinConfig() if name in TWINS else LiteratureConfig(), **GRID[name][0]) for name in NAMES}
 
 
