@@ -49,9 +49,10 @@ score_every = 20  # the same of the generators
 alpha = 0.5  # coefficient of the SiD loss
 laws = ["shuffle", "obs", "ipw"]  # of shuffle, obs, ipw, ipw_true, bernoulli: laws of distillation under the plain teacher
 weighted_laws = ["shuffle"]  # the same under teachers trained with inverse propensity weights
-teacher_steps = 10  # Heun steps of the teacher's sampler
+teacher_steps = 8  # Heun steps of the teacher's sampler
 teacher_draws_test = 42  # draws a test unit and arm of the teacher
 draws = 42  # of a generator
+train_draws = 1  # draws of the training rows, whose mean alone is used
 oracle_seeds = [0]  # networks and streams of the exact teacher
 oracle_draws = 2  # data draws an overlap, one stack
 oracle_rounds = 25  # rounds of distillation
@@ -88,7 +89,7 @@ device = "auto"  # auto, cpu, cuda or mps
 # %%
 teacher_config = TeacherConfig(rounds=teacher_rounds, width=width, batch=batch, score_every=teacher_score_every, weight_decay=weight_decay, gate_penalty=gate_penalty)
 base = DistillationConfig(rounds=distillation_rounds, batch=batch, score_every=score_every, alpha=alpha)
-plan = benchmark.Plan(teacher_config, {"iwdd": base}, members=1, draws=draws, teacher_draws=teacher_draws_test, steps=teacher_steps)
+plan = benchmark.Plan(teacher_config, {"iwdd": base}, members=1, draws=draws, teacher_draws=teacher_draws_test, train_draws=train_draws, steps=teacher_steps)
 place = resolve_device(device)
 checkpoints = paths.build(profile) / "checkpoints"
 results = claims.open_results(notebook="02a_score_distillation", profile=profile)
@@ -461,7 +462,7 @@ axes.legend(frameon=False, fontsize=8)
 figures.show(fig, alt=f"Mean squared error of the prediction to the true mean along the sampler: {curve_['mse'].iloc[0]:.3g} at pure noise, {curve_['mse'].iloc[-1]:.3g} at the end; the law of total variance predicts {curve_['mse'].iloc[0] + curve_['curve'].iloc[-1]:.3g} there.", caption="Later predictions are worse estimates of the mean, because they become samples. Mean over settings and seeds.")
 
 # %%
-shifted = pd.DataFrame(readout.reweighted(single[seeds[0]][0], tables, teacher_config, level_means, seeds[0], checkpoints, draws, readout_steps))
+shifted = pd.DataFrame(readout.reweighted(single[seeds[0]][0], tables, teacher_config, level_means, seeds[0], checkpoints, draws, teacher_steps))
 results.record(shifted)
 figures.table(shifted.groupby(["method", "metric"], sort=False)["value"].mean().unstack("metric").reset_index())
 

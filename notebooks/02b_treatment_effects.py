@@ -48,12 +48,14 @@ acic_choice = 0  # configuration of the teacher on ACIC, of tuning.TEACHER_GRID,
 ihdp_choice = 2  # the same on IHDP
 members = 2  # networks of an ensemble
 draws = 42  # draws a unit and arm of the one-step generator
-teacher_steps = 10  # Heun steps of the teacher's sampler
+teacher_steps = 8  # Heun steps of the teacher's sampler
 teacher_draws_test = 42  # draws a unit and arm of the teacher
+train_draws = 1  # draws of the training rows, whose mean alone is used
 learners = ["zero", "naive_ate", "oracle_ate", "ridge_t", "hgb_t"]  # baselines on every table
 costly = ["mlp_gated", "ganite", "diffpo", "diffpo_bug"]  # baselines on the first costly_settings settings and costly_replications replications
 costly_settings = 2  # of the settings above
 costly_replications = 10  # of the replications above
+baseline_draws = 40  # draws a unit and arm of neural baselines that give a law
 baseline_rounds = 60  # optimiser steps of neural baselines, as the teacher's; those on IHDP take ihdp_rounds
 tuned = []  # baselines whose three configurations are compared (E17); the others take their default
 tuning_tables = 2  # tables of each benchmark in that comparison
@@ -73,7 +75,7 @@ students = {
     "acic2016": DistillationConfig(rounds=distillation_rounds, batch=batch, score_every=score_every),
     "ihdp": DistillationConfig(rounds=ihdp_distillation_rounds, batch=ihdp_batch, score_every=score_every),
 }
-plans = {name: benchmark.Plan(teachers[name], {"iwdd": students[name]}, members, draws, teacher_draws_test, steps=teacher_steps) for name in tables}
+plans = {name: benchmark.Plan(teachers[name], {"iwdd": students[name]}, members, draws, teacher_draws_test, train_draws, steps=teacher_steps) for name in tables}
 budgets = {"acic2016": {"rounds": baseline_rounds, "batch": batch}, "ihdp": {"rounds": ihdp_rounds, "batch": ihdp_batch}}
 print(f"{len(tables['acic2016'])} settings of ACIC 2016, {len(tables['ihdp'])} replications of IHDP, seeds {seeds}, ensembles of {members}\nACIC: {teachers['acic2016']}\nIHDP: {teachers['ihdp']}\n{students['acic2016']}")
 
@@ -147,12 +149,12 @@ for name, group in tables.items():
 for name, group in tables.items():
     for method in learners:
         for part in benchmark.groups(group):
-            results.record(benchmark.baseline_rows(method, part, seeds[0], checkpoints, overrides=tuning.overrides(method, choice[name], budgets[name])))
+            results.record(benchmark.baseline_rows(method, part, seeds[0], checkpoints, draws=baseline_draws, overrides=tuning.overrides(method, choice[name], budgets[name])))
     for method in costly:
         few = group[:{"acic2016": costly_settings, "ihdp": costly_replications}[name]]
         for seed in seeds:
             for part in benchmark.groups(few):
-                results.record(benchmark.baseline_rows(method, part, seed, checkpoints, overrides=tuning.overrides(method, choice[name], budgets[name])))
+                results.record(benchmark.baseline_rows(method, part, seed, checkpoints, draws=baseline_draws, overrides=tuning.overrides(method, choice[name], budgets[name])))
 print(f"{len(results.rows)} rows, {results.rows['method'].nunique()} methods; the first group of baselines is deterministic or nearly so and has one seed.")
 
 # %% [markdown]

@@ -38,6 +38,7 @@ width = 48  # trunk width of the teacher
 batch = 128  # rows or pairs a step
 distillation_rounds = 30  # generator steps
 score_every = 30  # rounds between held-out scores
+teacher_steps = 6  # Adams-Bashforth steps of the teacher's sampler
 overlap_ks = [1.0]  # steepness of the assignment, beside none at all
 overlap_draws = [0, 1]  # data draws
 overlap_replicates = 2  # trainings of each draw without overlap
@@ -63,7 +64,7 @@ law_n = 300  # training units
 law_units = 25  # test units scored
 law_beside = ["gaussian_mlp"]  # baselines that give a law
 lalonde_samples = [0]  # RealCause LaLonde-PSID samples; they need the mirror or the web: [-1] is none
-hidden_counts = [1, 2, 4]  # covariates hidden in E11, the best predictors of treatment first
+hidden_counts = [1, 4]  # covariates hidden in E11, the best predictors of treatment first
 hidden_methods = ["ridge_t", "hgb_t"]  # baselines of E11
 bound_sizes = [100, 1000]  # sample sizes of the exact bounds
 bound_seeds = [0, 1, 2]  # samples of every law
@@ -85,7 +86,7 @@ device = "auto"  # auto, cpu, cuda or mps
 place = resolve_device(device)
 checkpoints = paths.build(profile) / "checkpoints"
 results = claims.open_results(notebook="02d_stress_tests", profile=profile)
-plan = benchmark.Plan(TeacherConfig(rounds=teacher_rounds, width=width, batch=batch, score_every=score_every), {"iwdd": DistillationConfig(rounds=distillation_rounds, batch=batch, score_every=score_every)}, members=1, draws=60, teacher_draws=42, sampler="adams_bashforth2", steps=25)
+plan = benchmark.Plan(TeacherConfig(rounds=teacher_rounds, width=width, batch=batch, score_every=score_every), {"iwdd": DistillationConfig(rounds=distillation_rounds, batch=batch, score_every=score_every)}, members=1, draws=60, teacher_draws=42, train_draws=1, sampler="adams_bashforth2", steps=teacher_steps)
 tables = loaded(acic.load, settings)
 print(f"{plan.teacher}\n{plan.students['iwdd']}\nsettings {settings}, seeds {seeds}")
 

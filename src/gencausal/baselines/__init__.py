@@ -25,11 +25,11 @@ GRID = {name: list(module.GRID[name]) for name, module in MODULES.items() if mod
 """Three configurations a method that has a choice, as overrides of its default."""
 
 
-def fit_predict_all(name: str, tables: list[CausalTable], seed: int, folder: Path | None = None, **overrides) -> list[Prediction]:
-    """The method `name` on every table; stacked methods train all tables at once, with checkpoints in `folder`."""
+def fit_predict_all(name: str, tables: list[CausalTable], seed: int, folder: Path | None = None, draws: int = 100, **overrides) -> list[Prediction]:
+    """The method `name` on every table; stacked methods train all tables at once, with checkpoints in `folder`, and give `draws` draws."""
     module = _module(name)
     if module in (networks, generative):
-        return module.fit_predict(name, tables, seed, _config(module, name, overrides), folder=folder)
+        return module.fit_predict(name, tables, seed, _config(module, name, overrides), folder=folder, draws=draws)
     return [module.fit_predict(name, table, seed, **overrides) for table in tables]
 
 

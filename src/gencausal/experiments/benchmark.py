@@ -93,12 +93,12 @@ def single_rows(fitted: Fitted, tables: list[CausalTable], seed: int, plan: Plan
     return prediction_rows(replace(fitted, predictions=made), tables, seed)
 
 
-def baseline(name: str, tables: list[CausalTable], seed: int, folder: Path | None = None, **overrides) -> list[baselines.Prediction]:
+def baseline(name: str, tables: list[CausalTable], seed: int, folder: Path | None = None, draws: int = 100, **overrides) -> list[baselines.Prediction]:
     """Predictions of the baseline `name` for every table, kept in `folder`; stacked methods train all tables at once."""
-    identity = {"baseline": name, "seed": seed, "code": code_hash(baselines.MODULES[name]), "tables": [signature(t) for t in tables]} | overrides
+    identity = {"baseline": name, "seed": seed, "draws": draws, "code": code_hash(baselines.MODULES[name]), "tables": [signature(t) for t in tables]} | overrides
 
     def compute() -> dict[str, torch.Tensor]:
-        found = baselines.fit_predict_all(name, tables, seed, folder=folder, **overrides)
+        found = baselines.fit_predict_all(name, tables, seed, folder=folder, draws=draws, **overrides)
         made = {"mu": torch.as_tensor(np.stack([p.mu for p in found]))}
         return made | ({} if found[0].draws is None else {"draws": torch.as_tensor(np.stack([p.draws for p in found])).float()})
 
@@ -112,10 +112,10 @@ def signature(table: CausalTable) -> str:
     return tensor_hash(*(torch.as_tensor(np.ascontiguousarray(a)) for a in known))
 
 
-def baseline_rows(name: str, tables: list[CausalTable], seed: int, folder: Path | None = None, experiment: str = "iwdd.E0", overrides: dict | None = None, **options) -> list[dict]:
+def baseline_rows(name: str, tables: list[CausalTable], seed: int, folder: Path | None = None, experiment: str = "iwdd.E0", draws: int = 100, overrides: dict | None = None, **options) -> list[dict]:
     """Rows of `baseline(name, ...)`; options go to `scores.draw_rows`."""
     rows = []
-    for table, found in zip(tables, baseline(name, tables, seed, folder, **overrides or {})):
+    for table, found in zip(tables, baseline(name, tables, seed, folder, draws, **overrides or {})):
         rows += scores.mean_rows(name, table, seed, found.mu, experiment)
         if found.draws is not None:
             rows += scores.draw_rows(name, table, seed, found.draws, experiment, **options)
