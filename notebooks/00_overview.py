@@ -109,7 +109,8 @@ figures.table(pd.DataFrame([
 # %% [markdown]
 # ## How to read the rest
 #
-# - `01_diffusion_pretraining` trains the diffusion model of the observed outcomes, `02a_score_distillation` the one-step generator, and
+# - `01_diffusion_pretraining` trains the diffusion model of the observed outcomes, `02a_score_distillation` takes the one-step generator's mechanism apart,
+#   `02b_treatment_effects` puts it beside every other method, `02d_stress_tests` leaves its assumptions, `02c_your_data` reads a table of yours, and
 #   `06_claims` puts our numbers beside the published ones. Each opens with its question and ends with what holds and what does not.
 # - Errors of effects are *normalised PEHE*: $\sqrt{\tfrac1n \sum_i (\hat\tau(x_i) - \tau(x_i))^2}$ divided by the standard deviation of the
 #   pooled $\mu_0(x_i), \mu_1(x_i)$ over all rows. Lower is better; out of sample unless said otherwise.

@@ -1,6 +1,7 @@
 """The ledger and its verdicts: every rule against a case worked out by hand, and the doors that keep bad rows out."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -193,7 +194,7 @@ def test_missing_columns_and_duplicates_are_refused():
         claims.tidy([{k: v for k, v in GOOD.items() if k != "n"}], "smoke")
     with pytest.raises(InputError, match="recorded twice"):
         claims.tidy([GOOD, GOOD | {"value": 0.6}], "smoke")
-    results = claims.open_results("02a_score_distillation", "smoke")
+    results = claims.open_results("02b_treatment_effects", "smoke")
     results.record([GOOD])
     with pytest.raises(InputError, match="recorded twice"):
         results.record([GOOD | {"unit": "1"}])
@@ -203,11 +204,11 @@ def test_rows_are_written_whole_and_read_back(tmp_path, monkeypatch):
     monkeypatch.setenv("GENCAUSAL_BUILD", str(tmp_path))
     monkeypatch.delenv("GENCAUSAL_RESULTS", raising=False)
     monkeypatch.delenv("GENCAUSAL_RUN_ID", raising=False)
-    results = claims.open_results("02a_score_distillation", "smoke")
+    results = claims.open_results("02b_treatment_effects", "smoke")
     results.record([GOOD | {"unit": unit, "value": 1 / 3} for unit in (10, 2, 1)])
     assert not list(tmp_path.rglob("*.csv")), "in memory until save"
     results.save()
-    path = tmp_path / "smoke" / "results" / "02a_score_distillation.csv"
+    path = tmp_path / "smoke" / "results" / "02b_treatment_effects.csv"
     assert path.read_text().splitlines()[0] == "experiment,dataset,unit,method,metric,seed,value,higher_is_better,n,profile,run_id"
     back = claims.read("smoke")
     assert list(back["unit"]) == ["1", "2", "10"] and (back["value"] == 1 / 3).all() and set(back["run_id"]) == {"interactive"} and not back["higher_is_better"].any()
@@ -229,14 +230,14 @@ def test_staged_rows_carry_the_run_id(tmp_path, monkeypatch):
 def test_claim_is_displayed_as_a_bundle(monkeypatch):
     shown = []
     monkeypatch.setattr("gencausal.claims.rows.display", lambda data, raw: shown.append(data))
-    results = claims.open_results("02a_score_distillation", "smoke")
+    results = claims.open_results("02b_treatment_effects", "smoke")
     results.record([GOOD | {"experiment": "iwdd.E0", "dataset": "acic2016", "metric": "pehe_normalised", "method": m, "unit": u, "seed": s, "value": v}
-                    for m, v in (("iwdd", 0.1612345678), ("hgb_t", 0.3), ("teacher", 0.17)) for u in range(3) for s in range(2)])
-    results.claim("iwdd.C4")
+                    for m, v in (("iwdd", 0.1612345678), ("hgb_t", 0.17), ("teacher", 0.3)) for u in range(3) for s in range(2)])
+    results.claim("iwdd.E0.teacher")
     (data,) = shown
     own = data[claims.MIME]
-    assert own["claim"] == "iwdd.C4" and own["verdict"] == "reproduced in direction" and own["ours"] == 0.1388 and json.loads(json.dumps(own)) == own
-    assert "▲ reproduced in direction" in data["text/html"] and "iwdd.C4" in data["text/plain"]
+    assert own["claim"] == "iwdd.E0.teacher" and own["verdict"] == "reproduced in direction" and own["ours"] == 0.1388 and json.loads(json.dumps(own)) == own
+    assert "▲ reproduced in direction" in data["text/html"] and "iwdd.E0.teacher" in data["text/plain"]
     with pytest.raises(InputError, match="did you mean 'iwdd.C4'"):
         results.claim("iwdd.C44")
     with pytest.raises(InputError, match="belongs to notebook"):
@@ -265,12 +266,13 @@ def test_a_wrong_ledger_row_is_refused(row, words):
 def test_ledger_lists_what_the_specification_lists():
     found = {claim.key: claim for claim in claims.ledger()}
     assert {f"iwdd.C{i}" for i in range(1, 8)} <= set(found)
-    figure = {key: claim.published for key, claim in found.items() if key.startswith("iwdd.fig3.")}
+    figure = {key: claim.published for key, claim in found.items() if key.startswith("iwdd.fig3.") and claim.published is not None}
     assert len(figure) == 12 and figure["iwdd.fig3.iwdd.out.y1"] == 2.76 and figure["iwdd.fig3.dmd.in.y0"] == 1.09
     assert all(found[key].published_status == "second-hand" for key in figure)
     assert found["iwdd.released.iwdd.out.pehe"].published == 1.43135 and found["iwdd.diffpo.acic2018.out"].published == 36.86
-    assert {key for key, claim in found.items() if claim.runs} == {"iwdd.C4", "iwdd.C5"}
-    assert all(claim.reason.startswith("planned: experiment") for claim in found.values() if not claim.runs)
+    assert {f"iwdd.C{i}" for i in range(1, 8)} <= {key for key, claim in found.items() if claim.runs}
+    assert {"A2.C9", "A2.C29b", "A2.C6b", "A2.C21a", "A2.C31a", "A2.C20c", "A2.C3d"} <= set(found), "the reading list's sections of notebooks 01 and 02"
+    assert not [key for key, claim in found.items() if not claim.runs and claim.reason.startswith("planned")]
 
 
 def test_every_metric_of_a_rule_is_known():
@@ -288,10 +290,13 @@ def test_ledger_and_notebooks_agree():
 
 
 def test_check_finds_disagreement_both_ways(monkeypatch):
-    key = ("02a_score_distillation", "iwdd.C4"), ("02a_score_distillation", "iwdd.C5")
+    rules = {"iwdd.C4": [DIFFERENCE], "iwdd.C5": [RATIO], "iwdd.C1": [{"kind": "not_run", "reason": "no data"}]}
+    monkeypatch.setattr(overall, "ledger", lambda: [replace(make(found), key=key) for key, found in rules.items()])
+    own = "02a_score_distillation"
+    key = (own, "iwdd.C4"), (own, "iwdd.C5")
     good = {k: "cell" for k in key}
-    for cells, words in [(good, None), ({key[0]: "c"}, "iwdd.C5 has no cell"), (good | {("02a_score_distillation", "iwdd.C99"): "c"}, "claims.yaml lacks"),
-                         (good | {("02a_score_distillation", "iwdd.C1"): "c"}, "marks as not run"), (good | {("01_x", "iwdd.C4"): "c"}, "gives to 02")]:
+    for cells, words in [(good, None), ({key[0]: "c"}, "iwdd.C5 has no cell"), (good | {(own, "iwdd.C99"): "c"}, "claims.yaml lacks"),
+                         (good | {(own, "iwdd.C1"): "c"}, "marks as not run"), (good | {("01_x", "iwdd.C4"): "c"}, "gives to 02")]:
         monkeypatch.setattr(overall, "_cells", lambda cells=cells: cells)
         problems = claims.check()
         assert (problems == []) if words is None else len(problems) == 1 and words in problems[0]

@@ -31,7 +31,7 @@ SCALARS = (bool, int, float, str)
 
 def names() -> list[str]:
     """Names of all notebooks (`00_overview` ...), in reading order."""
-    return sorted(p.stem for p in (paths.root() / "notebooks").glob("[0-9][0-9]_*.py"))
+    return sorted(p.stem for p in (paths.root() / "notebooks").glob("[0-9][0-9]*_*.py"))
 
 
 def source_path(name: str) -> Path:

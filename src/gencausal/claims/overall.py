@@ -33,8 +33,8 @@ def evaluate(profile: str) -> pd.DataFrame:
 
 
 def parts(profile: str) -> pd.DataFrame:
-    """Every rule of every claim that is run, judged from the accepted rows of `profile`: columns claim, kind (difference, ratio, value),
-    label, ours, ci_low, ci_high, n_units, n_seeds, verdict, note. A claim with two rules has two lines."""
+    """Every rule of every claim that is run, judged from the accepted rows of `profile`: columns claim, kind (difference, ratio, value, bound),
+    metric, label, ours, ci_low, ci_high, n_units, n_seeds, verdict, note. A claim with two rules has two lines."""
     rows, table = read(profile), []
     for claim in ledger():
         if not claim.runs:
@@ -42,10 +42,10 @@ def parts(profile: str) -> pd.DataFrame:
         for rule in claim.rules:
             made = judge(rule, rows, claim.published)
             against = f" against {rule.against}" if hasattr(rule, "against") else ""
-            table.append({"claim": claim.key, "kind": type(rule).__name__.lower(), "label": f"{claim.key}\n{rule.method}{against}\n{rule.metric}",
+            table.append({"claim": claim.key, "kind": type(rule).__name__.lower(), "metric": rule.metric, "label": f"{claim.key}\n{rule.method}{against}\n{rule.metric}",
                           "ours": made.ours, "ci_low": made.ci_low, "ci_high": made.ci_high, "n_units": made.n_units, "n_seeds": made.n_seeds,
                           "verdict": made.verdict, "note": made.note})
-    return pd.DataFrame(table, columns=["claim", "kind", "label", "ours", "ci_low", "ci_high", "n_units", "n_seeds", "verdict", "note"])
+    return pd.DataFrame(table, columns=["claim", "kind", "metric", "label", "ours", "ci_low", "ci_high", "n_units", "n_seeds", "verdict", "note"])
 
 
 def read_claims(profile: str | None) -> pd.DataFrame | None:

@@ -73,7 +73,7 @@ def read(profile: str) -> Study:
     exporter, found, records = pages.ReportExporter(), {}, {}
     executed = {}
     for ending in (".failed.ipynb", ".ipynb"):  # an accepted notebook wins over one that failed
-        paths_found = (folder / "notebooks").glob(f"[0-9][0-9]_*{ending}")
+        paths_found = (folder / "notebooks").glob(f"[0-9][0-9]*_*{ending}")
         executed |= {path.name.removesuffix(ending): path for path in paths_found if "." not in path.name.removesuffix(ending)}
     names = sorted(set(notebook.names()) | set(executed))
     for name in names:
