@@ -30,6 +30,8 @@
 import warnings
 from pathlib import Path
 
+warnings.filterwarnings("ignore", message="IProgress not found")  # of tqdm, which econml imports; it concerns a progress bar
+
 import numpy as np
 import pandas as pd
 from econml.dml import CausalForestDML

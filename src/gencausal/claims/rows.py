@@ -136,6 +136,8 @@ class Results:
     def record(self, rows: list[dict] | pd.DataFrame) -> None:
         """Add rows (see `tidy`); what was added before counts for duplicates."""
         new = tidy(rows, self.profile)
+        if new.empty:
+            return
         together = new if self.rows.empty else pd.concat([self.rows, new], ignore_index=True)
         if len(together):
             self.rows = tidy(together.drop(columns=["profile", "run_id"]), self.profile)
