@@ -14,8 +14,8 @@ from gencausal.seeding import numpy_generator
 
 BOOSTED = ("hgb_s", "hgb_x", "hgb_dr")
 LAWS = ("bcf", "quantile_forest")
-SMALL = {name: {"max_iter": 20} for name in BOOSTED} | {
-    "causal_forest": {"trees": 40, "max_iter": 20},
+SMALL = {name: {"max_iter": 40} for name in BOOSTED} | {
+    "causal_forest": {"trees": 40, "max_iter": 40},
     "causal_forest_grf": {"trees": 60},
     "bcf": {"warm": 5, "burn_in": 15, "kept": 30, "outcome_trees": 30, "effect_trees": 15},
     "quantile_forest": {"trees": 30},
@@ -89,7 +89,7 @@ def test_the_scale_of_the_outcome_goes_through(name, table, fitted):
 
 
 def trees(x: np.ndarray, y: np.ndarray) -> HistGradientBoostingRegressor:
-    return HistGradientBoostingRegressor(**{**{key: learners.GRID["hgb_s"][0][key] for key in ("learning_rate", "max_leaf_nodes", "min_samples_leaf")}, "max_iter": 20},
+    return HistGradientBoostingRegressor(**{**{key: learners.GRID["hgb_s"][0][key] for key in ("learning_rate", "max_leaf_nodes", "min_samples_leaf")}, "max_iter": 40},
                                          early_stopping=False).fit(x, y)
 
 
@@ -173,9 +173,9 @@ def test_held_out_loss_reads_neither_test_outcomes_nor_truth(name, table):
 
 def test_held_out_loss_is_the_factual_error_of_the_held_rows(table):
     fit, held = table.validation(4)
-    mu = learners.fit_predict("hgb_s", replace(table, train=fit, test=held), seed=4, max_iter=20).mu
+    mu = learners.fit_predict("hgb_s", replace(table, train=fit, test=held), seed=4, max_iter=40).mu
     expected = np.mean((mu[held, table.t[held]] - table.y[held]) ** 2) / np.var(table.y[fit])
-    assert learners.held_out_loss("hgb_s", table, seed=4, max_iter=20) == pytest.approx(expected)
+    assert learners.held_out_loss("hgb_s", table, seed=4, max_iter=40) == pytest.approx(expected)
 
 
 def test_wrong_input_gets_one_clear_sentence(table):
