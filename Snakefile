@@ -43,6 +43,7 @@ rule seed:
     input:
         lambda w: SOURCES[w.name],
         lambda w: [f"{BUILD}/seeds/{other}-{w.seed}.json" for other in AFTER[w.name] if int(w.seed) in SEEDS[other]],
+        lambda w: [f"{BUILD}/seeds/{w.name}-{SEEDS[w.name][0]}.json"] * (int(w.seed) != SEEDS[w.name][0]),  # what all seeds share, the first one makes
     output: f"{BUILD}/seeds/{{name}}-{{seed}}.json"
     log: f"{BUILD}/seeds/{{name}}-{{seed}}.ipynb"
     params: parameters=lambda w: json.dumps({key: value for key, value in PLANS[w.name].parameters.items() if key != "seeds"}, sort_keys=True)
