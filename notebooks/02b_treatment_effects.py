@@ -52,7 +52,8 @@ teacher_draws_test = 42  # draws a unit and arm of the teacher
 train_draws = 1  # draws of the training rows, whose mean alone is used
 learners = ["zero", "naive_ate", "oracle_ate", "ridge_t", "hgb_t"]  # baselines on every table, deterministic or nearly so
 learner_seed = 0  # their one seed
-costly = ["mlp_gated", "ganite", "diffpo", "diffpo_bug"]  # baselines on the first costly_settings settings and costly_replications replications
+slow = []  # baselines with that seed on the first costly_settings settings and costly_replications replications
+costly = ["mlp_gated", "ganite", "diffpo", "diffpo_bug"]  # baselines on the same tables with every seed
 costly_settings = 2  # of the settings above
 costly_replications = 10  # of the replications above
 baseline_draws = 40  # draws a unit and arm of neural baselines that give a law
@@ -153,11 +154,11 @@ for name, group in tables.items():
     for method in learners:
         for part in benchmark.groups(group):
             results.record(benchmark.baseline_rows(method, part, learner_seed, checkpoints, draws=baseline_draws, overrides=tuning.overrides(method, choice[name], budgets[name])))
-    for method in costly:
-        for seed in seeds:
+    for method in [*slow, *costly]:
+        for seed in seeds if method in costly else [learner_seed]:
             for part in benchmark.groups(few[name]):
                 results.record(benchmark.baseline_rows(method, part, seed, checkpoints, draws=baseline_draws, overrides=tuning.overrides(method, choice[name], budgets[name])))
-print(f"{len(results.rows)} rows, {results.rows['method'].nunique()} methods; {', '.join(learners)} have one seed.")
+print(f"{len(results.rows)} rows, {results.rows['method'].nunique()} methods; {', '.join([*learners, *slow])} have one seed.")
 
 # %% [markdown]
 # ## Who has the lowest error? `iwdd.E0`
