@@ -111,6 +111,7 @@ def test_tuning_reads_held_rows_only_and_picks_the_smallest(tables, tmp_path):
     assert tuning.chosen(np.array([[1.0, 1000], [2, 900], [2, 900]])) == 0, "a table of large losses has one vote, like the others"
     assert tuning.overrides("hgb_s", {"hgb_s": 2}, {"rounds": 50}) == baselines.GRID["hgb_s"][2] and tuning.overrides("zero", {}, {"rounds": 50}) == {}
     assert tuning.overrides("tarnet", {}, {"rounds": 50})["rounds"] == 50
+    assert tuning.overrides("diffpo_bug", {"diffpo": 2}, {"rounds": 50}) == tuning.overrides("diffpo", {"diffpo": 2}, {"rounds": 50}) != tuning.overrides("diffpo", {}, {"rounds": 50}), "the bug alone differs"
     rows = pd.DataFrame(tuning.rows("hgb_s", "toy", tables, losses)).assign(higher_is_better=False)
     shown = tuning.table(rows, {"toy": {"hgb_s": 1}})
     assert shown.loc[0, "loss 1"] == 1 and shown.loc[0, "loss 2"] == pytest.approx(losses[1].mean() / losses[0].mean())

@@ -21,8 +21,8 @@ cross-fitted boosted trees (for causal_forest_grf its own two forests): a traini
     Eq. bcf-predictive: Y(k) | x ~ (1/S) sum_s N(f_s(x) + k tau_s(x), sigma_s^2) over the S kept draws of the chain; the released draws are its quantiles.
 
 Only x of all rows and t, y of `table.train` are read; every method is deterministic given `seed` and runs on one thread.
-One configuration a method serves every data set: the first of the three in GRID, the one with the smallest mean `held_out_loss` at seed 0
-over ACIC 2016 settings 1-10 (bcf: 1-9, causal_forest_grf: 1-3). Every e(x) of boosted trees has one fixed, shallow form.
+GRID holds three configurations a method, the first the default; `experiments.tuning` chooses among them by `held_out_loss`. Every e(x) of boosted trees has one fixed,
+shallow form.
 """
 
 from dataclasses import replace

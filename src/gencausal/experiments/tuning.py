@@ -20,6 +20,8 @@ from gencausal.experiments.benchmark import signature
 
 TEACHER_GRID = [{"weight_decay": 0.1, "gate_penalty": 0.02}, {"weight_decay": 1.0, "gate_penalty": 0.05}, {"weight_decay": 3.0, "gate_penalty": 0.05}]
 """Of the teacher, from which generators are distilled."""
+TUNED_AS = {"diffpo_bug": "diffpo"}
+"""A variant that isolates one defect keeps the configuration of its original."""
 
 
 def teacher_losses(tables: list[CausalTable], config: TeacherConfig, folder: Path | None = None, grid: list[dict] = TEACHER_GRID, seed: int = 0) -> np.ndarray:
@@ -54,8 +56,9 @@ def rows(name: str, dataset: str, tables: list[CausalTable], losses: np.ndarray,
 
 
 def overrides(name: str, choice: dict[str, int], budget: dict) -> dict:
-    """The configuration of the baseline `name` that `choice` names, else its default, at `budget`."""
-    return with_budget(name, baselines.GRID[name][choice.get(name, 0)] if name in baselines.GRID else {}, budget)
+    """The configuration of the baseline `name` (of its original, `TUNED_AS`) that `choice` names, else its default, at `budget`."""
+    grid = baselines.GRID.get(TUNED_AS.get(name, name))
+    return with_budget(name, grid[choice.get(TUNED_AS.get(name, name), 0)] if grid else {}, budget)
 
 
 def table(rows: pd.DataFrame, choice: dict[str, dict[str, int]]) -> pd.DataFrame:

@@ -9,7 +9,7 @@
 Two arms only. Scales, validation part and rows are those of `data.stack`: test rows give covariates to predict at, nothing else. CausalEGM and NOFLITE are not
 built; a conditional flow stands for the latter among the plain networks.
 
-Tuning: each method has one configuration for all data sets, one of the three in `GRID` (changes of its defaults; the first are the defaults themselves), chosen by
+Tuning: `GRID` holds three configurations a method (changes of its defaults; the first are the defaults themselves), among which `experiments.tuning` chooses by
 `held_out_loss`; no truth is read for it.
 """
 
