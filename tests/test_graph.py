@@ -1,68 +1,60 @@
-"""The graph: what Snakemake would run, from a dry run; nothing is executed."""
-
-import os
-import re
-import subprocess
-import sys
-
+import networkx as nx
+import numpy as np
 import pytest
-import yaml
+import torch
 
-from gencausal import notebook, paths
+from gencausal import checks, graph
 
-
-def dry(build, *arguments: str) -> str:
-    """Output of a dry run with an empty build folder."""
-    command = [sys.executable, "-m", "snakemake", "--dry-run", "--printshellcmds", "--cores", "2", "--nolock", *arguments]
-    done = subprocess.run(command, cwd=paths.root(), env=os.environ | {"GENCAUSAL_BUILD": str(build)}, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout + done.stderr
+CHAIN = np.array([[0, 1, 0], [0, 0, 1], [0, 0, 0]])
 
 
-def calls(text: str) -> list[str]:
-    return re.findall(r"^Shell command: (gencausal .*)$", text, re.M)
+def test_adjacency_reads_rows_to_columns():
+    matrix = graph.adjacency(nx.DiGraph([("b", "a"), ("b", "c")]), ["a", "b", "c"])
+    assert matrix.tolist() == [[0, 0, 0], [1, 0, 1], [0, 0, 0]] and matrix.dtype == np.int64
 
 
-def test_smoke_runs_every_notebook_once_then_the_report(tmp_path):
-    found = [call.split(" --threads")[0] for call in calls(dry(tmp_path, "--config", "profile=smoke"))]
-    assert sorted(found[:-1]) == sorted(f"gencausal run {name} --profile smoke" for name in notebook.names() if len(notebook.plan(name, "smoke").parameters.get("seeds", [])) < 2)
-    assert found[-1] == "gencausal report --profile smoke" and found.index("gencausal run 06_claims --profile smoke") == len(found) - 2
+def test_weights_of_edges_are_not_read():
+    made = nx.DiGraph()
+    made.add_edge("a", "b", weight=0.0)
+    assert graph.adjacency(made).tolist() == [[0, 1], [0, 0]]
 
 
-def test_seeds_are_wildcards(tmp_path):
-    """Each seed of a notebook with several is a job of one thread, before the notebook itself."""
-    names = [name for name in notebook.names() if len(notebook.plan(name, "full").parameters.get("seeds", [])) > 1]
-    if not names:
-        pytest.skip("no notebook with several seeds in the full profile yet")
-    found = calls(dry(tmp_path, "--config", "profile=full"))
-    for name in names:
-        whole = next(i for i, call in enumerate(found) if call.startswith(f"gencausal run {name} --profile full --threads"))
-        for seed in notebook.plan(name, "full").parameters["seeds"]:
-            assert found.index(f"gencausal run {name} --profile full --seed {seed} --threads 1") < whole
+@pytest.mark.parametrize("made, names, word", [
+    (nx.Graph([("a", "b")]), None, "DiGraph"), (nx.DiGraph([("a", "b"), ("b", "a")]), None, "a -> b -> a"), (nx.DiGraph([("a", "a")]), None, "cycle"),
+    (nx.DiGraph([("a", "b")]), ["a", "b", "c"], "'c'"), (nx.DiGraph([("a", "b")]), ["a"], "'b'")])
+def test_an_unfit_graph_is_refused_by_name(made, names, word):
+    with pytest.raises(checks.InputError, match=word):
+        graph.adjacency(made, names)
 
 
-def test_outputs_are_never_committed_files(tmp_path):
-    """Snakemake does nothing, successfully, on a fresh clone that holds its outputs."""
-    text = dry(tmp_path, "--config", "profile=smoke", "--quiet", "rules") + dry(tmp_path, "--config", "profile=smoke")
-    outputs = [path.strip() for line in re.findall(r"^ +output: (.*)$", text, re.M) for path in line.split(",")]
-    assert outputs and all(os.path.realpath(paths.root() / path).startswith(str(tmp_path.resolve()) + os.sep) for path in outputs)
+def test_order_puts_parents_first():
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        matrix, shuffle = np.triu(rng.integers(0, 2, (6, 6)), 1), rng.permutation(6)
+        matrix = matrix[np.ix_(shuffle, shuffle)]
+        place = np.argsort(graph.order(matrix))
+        assert all(place[i] < place[j] for i, j in np.argwhere(matrix))
+    with pytest.raises(checks.InputError, match="cycle"):
+        graph.order(np.array([[0, 1], [1, 0]]))
 
 
-def test_each_rule_reads_its_modules(tmp_path):
-    inputs = {m[0]: m[1] for m in re.findall(r"^rule (\S+):\n +input: (.*)$", dry(tmp_path, "--config", "profile=smoke"), re.M)}
-    assert "notebooks/06_claims.py" in inputs["06_claims"] and "src/gencausal/claims/verdicts.py" in inputs["06_claims"]
-    assert "src/gencausal/data/acic.py" in inputs["00_overview"] and "src/gencausal/report" not in inputs["00_overview"]
-    assert all(f"{name}.ipynb" in inputs["06_claims"] for name in notebook.names() if name != "06_claims")
+def test_descendants_of_a_chain_reach_its_end():
+    assert graph.descendants(CHAIN).tolist() == [[False, True, True], [False, False, True], [False, False, False]]
 
 
-def test_an_unknown_profile_stops_the_graph(tmp_path):
-    command = [sys.executable, "-m", "snakemake", "--dry-run", "--cores", "1", "--nolock", "--config", "profile=lap"]
-    done = subprocess.run(command, cwd=paths.root(), env=os.environ | {"GENCAUSAL_BUILD": str(tmp_path)}, capture_output=True, text=True)
-    assert done.returncode != 0 and "did you mean 'laptop'" in done.stdout + done.stderr
+def test_acyclicity_is_zero_for_acyclic_weights_alone():
+    """Eq. acyclicity: 0 for a triangular matrix, 1/2 for the two-cycle of unit weights, larger for heavier cycles; its gradient pushes the cycle down."""
+    weights = torch.triu(torch.randn(5, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64), 1)
+    assert float(graph.acyclicity(weights)) == pytest.approx(0, abs=1e-9)
+    two = torch.tensor([[0.0, 1], [1, 0]], requires_grad=True)
+    assert graph.acyclicity(two).item() == pytest.approx(0.5)
+    assert graph.acyclicity(2 * two).item() > 1
+    assert (torch.autograd.grad(graph.acyclicity(two), two)[0][[0, 1], [1, 0]] > 0).all()
 
 
-def test_execution_profiles_are_readable():
-    folders = {path.parent.name for path in (paths.root() / "profiles").glob("*/config.yaml")}
-    assert folders == {"local", "ci", "slurm", "kubernetes"}
-    for folder in folders:
-        assert yaml.safe_load((paths.root() / "profiles" / folder / "config.yaml").read_text())["rerun-incomplete"] is True
+def test_shd_counts_a_turned_edge_once():
+    assert graph.shd(CHAIN, CHAIN) == 0
+    assert graph.shd(CHAIN.T, CHAIN) == 2
+    assert graph.shd(np.zeros((3, 3)), CHAIN) == 2
+    turned_and_more = np.array([[0, 0, 1], [1, 0, 1], [0, 0, 0]])  # 1 -> 0 for 0 -> 1, and 0 -> 2 besides
+    assert graph.shd(turned_and_more, CHAIN) == graph.shd(CHAIN, turned_and_more) == 2
