@@ -78,6 +78,7 @@ readout_counts = [1, 5]  # samples in a mean
 readout_steps = 50  # Heun steps: fewer widen the law and would look like drift
 trajectory_draws = 2  # trajectories a unit and arm
 level_means = [-1.2, 1.0]  # ln sigma of the training levels: ours, and shifted to high noise
+level_seed = 0  # of the teachers trained at them
 shrink_seeds = [0, 1]  # simulated trials a row
 quantised_bits = [8, 4]  # of weights and activations
 quantised_draws = 20  # draws a unit and arm
@@ -462,7 +463,7 @@ axes.legend(frameon=False, fontsize=8)
 figures.show(fig, alt=f"Mean squared error of the prediction to the true mean along the sampler: {curve_['mse'].iloc[0]:.3g} at pure noise, {curve_['mse'].iloc[-1]:.3g} at the end; the law of total variance predicts {curve_['mse'].iloc[0] + curve_['curve'].iloc[-1]:.3g} there.", caption="Later predictions are worse estimates of the mean, because they become samples. Mean over settings and seeds.")
 
 # %%
-shifted = pd.DataFrame(readout.reweighted(single[seeds[0]][0], tables, teacher_config, level_means, seeds[0], checkpoints, draws, teacher_steps))
+shifted = pd.DataFrame(readout.reweighted(prepare_tables(tables, level_seed, place), tables, teacher_config, level_means, level_seed, checkpoints, draws, teacher_steps))
 results.record(shifted)
 figures.table(shifted.groupby(["method", "metric"], sort=False)["value"].mean().unstack("metric").reset_index())
 

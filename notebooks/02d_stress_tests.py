@@ -72,6 +72,7 @@ design_sizes = [300]  # rows of the bounds' own design
 design_seeds = [0, 1]  # draws of it
 design_points = 40  # points at which its bounds are evaluated
 hidden_visible = 5  # columns that stay visible under the bounds
+hidden_seed = 0  # of the estimates that are held against the bounds
 hidden_units = 40  # test rows of a table
 hidden_trees = 30  # trees of a forest
 hidden_replications = [0]  # IHDP replications under the bounds (mirror or web); 0 is none
@@ -402,9 +403,9 @@ bounded_tables = {"acic2016": tables, "ihdp": loaded(ihdp.load, [r for r in hidd
 inside_rows = []
 for name, group in bounded_tables.items():
     for part in benchmark.groups(group):
-        estimates = {method: np.stack([p.mu for p in benchmark.baseline(method, part, seeds[0], checkpoints)]) for method in (*hidden_methods, "zero")}
-        estimates |= {method: found.mu for method, found in benchmark.fit_group(part, seeds[0], plan, checkpoints, place).predictions.items()}
-        inside_rows += hidden.hidden_covariates(part, estimates, hidden_visible, seeds[0], hidden_units, trees=hidden_trees)
+        estimates = {method: np.stack([p.mu for p in benchmark.baseline(method, part, hidden_seed, checkpoints)]) for method in (*hidden_methods, "zero")}
+        estimates |= {method: found.mu for method, found in benchmark.fit_group(part, hidden_seed, plan, checkpoints, place).predictions.items()}
+        inside_rows += hidden.hidden_covariates(part, estimates, hidden_visible, hidden_seed, hidden_units, trees=hidden_trees)
 inside = pd.DataFrame(inside_rows)
 results.record(inside)
 shares = inside[inside["metric"].str.startswith("inside")].groupby(["method", "metric"], sort=False)["value"].mean().unstack("metric").reset_index()
