@@ -316,6 +316,8 @@ def test_verdicts_come_from_the_rows_and_not_from_an_old_table(built):
     rows[rows["method"] != "teacher"].to_csv(table, index=False)
     made = soup(report.build("smoke"))
     assert "not run" in made.find(id="claim-iwdd.C5").get_text() and "reproduced in direction" in made.find(id="claim-iwdd.C4").get_text()
+    shown = soup(built / "02a_score_distillation.html")
+    assert "not run" in shown.find(id="claim-iwdd.C5").get_text() and "no rows of iwdd beside teacher" in shown.find(id="claim-iwdd.C5").get_text()  # its cell said otherwise
     copied = pd.read_csv(built / "results" / "claims.csv").set_index("claim")
     assert copied.loc["iwdd.C5", "verdict"] == "not run"
 

@@ -71,6 +71,7 @@ def read(profile: str) -> Study:
     if not folder.is_dir():
         raise FileNotFoundError(f"Profile {profile} has not been run yet, so there is nothing to report: run `make reports PROFILE={profile}` first.")
     exporter, found, records = pages.ReportExporter(), {}, {}
+    exporter.judged = pages.cards(profile)
     executed = {}
     for ending in (".failed.ipynb", ".ipynb"):  # an accepted notebook wins over one that failed
         paths_found = (folder / "notebooks").glob(f"[0-9][0-9]*_*{ending}")
