@@ -152,7 +152,7 @@ def _facts(record: dict) -> tuple[list, list]:
     listings = [
         ("Parameters", record.get("parameters")),
         ("Data, sha256", record.get("data")),
-        ("Modules, sha256", record.get("modules")),
+        ("Modules, sha256 of the code without comments", record.get("modules")),
         ("Package versions", record.get("versions")),
     ]
     hashes = {"notebook": record.get("source_sha256"), "lock": record.get("lock_sha256")}
