@@ -36,7 +36,7 @@ def test_what_computes_is_what_the_names_come_from(tmp_path, monkeypatch):
     notebooks = tmp_path / "notebooks"
     notebooks.mkdir()
     monkeypatch.setattr(notebook, "source_path", lambda name: notebooks / f"{name}.py")
-    (notebooks / "x.py").write_text("from gencausal import figures, results\nfrom gencausal.estimators import IWDD\n", encoding="utf-8")
+    (notebooks / "x.py").write_text("from gencausal import claims, figures\nfrom gencausal.estimators import IWDD\n", encoding="utf-8")
     found = {path.as_posix().removeprefix("src/gencausal/") for path in provenance.computing("x")}
     assert {"estimators/iwdd.py", "estimators/outcomes.py", "training.py", "nn/mlp.py", "metrics.py", "paths.py"} <= found
     assert not found & {"estimators/__init__.py", "__init__.py", "figures.py", "claims/__init__.py", "claims/rows.py", "notebook.py"}
@@ -46,6 +46,14 @@ def test_what_computes_is_what_the_names_come_from(tmp_path, monkeypatch):
     for name in notebook.names():
         (notebooks / f"{name}.py").write_text((paths.root() / "notebooks" / f"{name}.py").read_text(encoding="utf-8"), encoding="utf-8")
         assert set(provenance.computing(name)) <= set(provenance.modules(name))
+
+
+@pytest.mark.parametrize(("source", "expected"), [
+    ('"""Words."""\nfrom a import b\n__all__ = ["b"]\ndef __getattr__(name):\n    from a import c\n', True),
+    ("from a import b\nb.setup()\n", False), ("from a import b\nb.x = 1\n", False), ("from a import b\nY = b()\n", False), ("def f():\n    pass\n", False), ("class A:\n    pass\n", False),
+])
+def test_a_package_hands_on_only_where_nothing_else_runs(source, expected):
+    assert provenance._hands_on(ast.parse(source)) is expected
 
 
 def test_stale_names_the_first_file_that_computes_and_changed(tmp_path, monkeypatch):

@@ -103,7 +103,8 @@ def _sources(tree: ast.Module, package: str) -> set[str]:
 
 def _hands_on(tree: ast.Module) -> bool:
     """Whether a package's `__init__` holds imports, a docstring, `__all__` and a lazy `__getattr__` alone."""
-    return all(isinstance(node, (ast.Import, ast.ImportFrom, ast.Expr)) or isinstance(node, ast.Assign) and node.targets[0].id in ("__all__", "__version__")
+    return all(isinstance(node, (ast.Import, ast.ImportFrom)) or isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+               or isinstance(node, ast.Assign) and all(isinstance(name, ast.Name) and name.id in ("__all__", "__version__") for name in node.targets)
                or isinstance(node, ast.FunctionDef) and node.name == "__getattr__" for node in tree.body)
 
 
