@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from gencausal import training
 from gencausal.seeding import generator, stacked
 from gencausal.training import Player, TrainingDiverged, fit, learning_rate
 
@@ -243,3 +244,35 @@ def test_no_progress_bar_off_a_terminal(capfd):
     train(rounds=5)
     captured = capfd.readouterr()
     assert captured.out == "" and captured.err == ""
+
+
+class Plain(nn.Module):
+    """One small network whose parameters have no leading axis S."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Parameter(torch.zeros(4, 3)), nn.Parameter(torch.zeros(3))
+
+
+def test_one_network_is_clipped_as_a_whole():
+    """`stacked=False`: the norm runs over all parameters, whatever their first axes."""
+    module = Plain()
+    player = Player(module, lambda: {"loss": (3 * module.first.sum() + 4 * module.second.sum())[None]}, lr=0.1, clip=1.0, stacked=False)
+    optimiser = torch.optim.SGD(module.parameters(), lr=1.0)
+    training._update("plain", player, optimiser, 1.0, 0, 0)
+    norm = (12 * 9 + 3 * 16) ** 0.5
+    torch.testing.assert_close(module.first.grad, torch.full((4, 3), 3 / norm))
+    torch.testing.assert_close(module.second.grad, torch.full((3,), 4 / norm))
+
+
+def test_one_network_keeps_its_best_weights(tmp_path):
+    module, scores = Plain(), iter([2.0, 1.0, 3.0])
+    kept = []
+
+    def score(modules):
+        kept.append(modules["plain"].first.clone())
+        return {"held": torch.tensor([next(scores)])}
+
+    player = Player(module, lambda: {"loss": (module.first.sum() + module.second.sum())[None]}, lr=0.1, stacked=False)
+    trained = fit({"plain": player}, 30, [], config={}, score=score, score_every=10, checkpoint=tmp_path / "plain.safetensors")
+    assert trained.best_round.tolist() == [20] and torch.equal(trained.modules["plain"].first, kept[1]) and not torch.equal(kept[1], kept[2])

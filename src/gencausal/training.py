@@ -1,6 +1,6 @@
 r"""One training loop for one or several players, each a module with a loss and an optimiser. It knows no method by name.
 
-Every module is a stack of S networks (leading axis S of every parameter) and every loss gives one value a network, [S].
+A module is a stack of S networks (leading axis S of every parameter), or one network (`Player.stacked` False, S = 1); every loss gives one value a network, [S].
 Because the slices never mix and Adam is elementwise, the sum over the stack trains S independent networks; gradient
 clipping and early stopping work slice by slice too, so that a network trains alike alone or in company.
 
@@ -34,6 +34,7 @@ class Player:
     loss: called without arguments, gives named terms, each [S]; their sum is minimised over this module's parameters alone.
     lr, betas, weight_decay: AdamW. undecayed: parameter names (endings) without weight decay.
     updates: optimiser steps a round. average: decay of the averaged weights. clip: largest gradient norm of one network.
+    stacked: whether parameters have the leading axis S.
     """
 
     module: nn.Module
@@ -45,6 +46,7 @@ class Player:
     updates: int = 1
     average: float = 0.999
     clip: float = 1.0
+    stacked: bool = True
 
     def parameters(self) -> list[nn.Parameter]:
         return [p for p in self.module.parameters() if p.requires_grad]
@@ -145,10 +147,10 @@ def _update(name: str, player: Player, optimiser: torch.optim.Optimizer, multipl
     parameters = player.parameters()
     gradients = torch.autograd.grad(total.sum(), parameters, allow_unused=True)
     gradients = [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, gradients)]
-    norm = torch.stack([g.flatten(1).square().sum(1) for g in gradients]).sum(0).sqrt()
-    scale = (player.clip / (norm + 1e-12)).clamp(max=1.0)
+    slices = [g.flatten(1) if player.stacked else g.reshape(1, -1) for g in gradients]
+    scale = (player.clip / (torch.stack([g.square().sum(1) for g in slices]).sum(0).sqrt() + 1e-12)).clamp(max=1.0)
     for parameter, gradient in zip(parameters, gradients):
-        parameter.grad = gradient * scale.view(-1, *[1] * (gradient.dim() - 1))
+        parameter.grad = gradient * (scale.view(-1, *[1] * (gradient.dim() - 1)) if player.stacked else scale)
     for group in optimiser.param_groups:
         group["lr"] = player.lr * multiplier
     optimiser.step()
@@ -189,7 +191,10 @@ class _Run:
         self.best_round = torch.where(better, self.round, self.best_round)
         for name, module in self.best.items():
             for kept, now in zip(module.parameters(), self.averaged[name].parameters()):
-                kept[better.to(kept.device)] = now[better.to(now.device)]
+                if self.players[name].stacked:
+                    kept[better.to(kept.device)] = now[better.to(now.device)]
+                elif better.all():
+                    kept.copy_(now)
 
     def _modules(self) -> Iterator[tuple[str, nn.Module]]:
         for name, player in self.players.items():
