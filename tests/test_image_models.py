@@ -4,10 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from gencausal import checks, graph
+from gencausal import checks, graph, seeding
+from gencausal.counterfactual import Sampling
 from gencausal.data import pendulum
-from gencausal.estimators import images as training_images
-from gencausal.estimators.images import GeneratorConfig, GuideConfig
+from gencausal.image_models import causaldiffae, cond_vae
+from gencausal.image_models import guided as training_images
+from gencausal.image_models.guided import GeneratorConfig, GuideConfig
 
 MASK = graph.adjacency(pendulum.GRAPH, pendulum.NAMES)
 SMALL = GeneratorConfig(rounds=60, batch=16, width=16, blocks=1, score_every=30)
@@ -45,7 +47,7 @@ def test_rows_without_labels_teach_nothing(data):
     """With half the labels, scrambling the factors of the other half changes no weight but through what names the checkpoint."""
     images, z = data
     config = GuideConfig(rounds=20, batch=32, width=16, score_every=20, label_share=0.5)
-    labelled = training_images._prepare(images, z, 0, 0.5, "cpu")[2]
+    labelled = training_images.prepare(images, z, 0, 0.5, "cpu")[2]
     scrambled = torch.where(labelled[:, None] > 0, z, z.flip(0) + 3)
     first, second = (training_images.train_guide(images, v, MASK, config, 0).history[-1] for v in (z, scrambled))
     assert labelled.mean() == pytest.approx(0.5) and first["guide.factors"] == second["guide.factors"]
@@ -87,3 +89,57 @@ def test_counts_must_match(data):
     images, z = data
     with pytest.raises(checks.InputError, match="200 rows"):
         training_images.train_guide(images, z[:10], MASK, GUIDE, 0)
+
+
+TINY_AE = causaldiffae.Config(generator=SMALL, latent=4, width=16)
+TINY_VAE = cond_vae.Config(rounds=200, batch=32, width=16, latent=8, score_every=100)
+CHAIN = np.array([[0, 1, 0], [0, 0, 1], [0, 0, 0]])
+
+
+def loosened(module):
+    with torch.no_grad():
+        for name, parameter in module.named_parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.1 * torch.randn(parameter.shape, generator=seeding.generator(1, name)))
+    return module
+
+
+def test_causal_code_propagates_through_a_chain_and_the_released_one_does_not():
+    """do(first) moves the last; as released a node reads its parents' noise, and what is set changes nothing else (spec, section 6)."""
+    u = torch.randn(5, 3, 4, generator=seeding.generator(0, "u"))
+    do = {0: torch.full((5,), 1.5)}
+    moved = {}
+    for released in (False, True):
+        config = causaldiffae.Config(generator=SMALL, latent=4, width=16, as_released=released)
+        code = loosened(causaldiffae.make(3, 16, CHAIN, config, 0)["code"])
+        plain, changed = code.propagate(u), code.propagate(u, do)
+        assert (changed[:, 0] == 1.5).all()
+        moved[released] = (changed - plain).abs().amax((0, 2)) > 1e-4
+    assert moved[False].tolist() == [True, True, True] and moved[True].tolist() == [True, False, False]
+
+
+def test_causaldiffae_trains_continues_and_draws(data, tmp_path):
+    images, z = data
+    trained = causaldiffae.train(images, z, MASK, TINY_AE, 0, tmp_path)
+    both = trained.modules["both"]
+    assert trained.history[-1]["both.labels"][0] > 0 and trained.history[0].keys() >= {"both.denoising", "both.noise", "both.labels"}
+    again = causaldiffae.train(images, z, MASK, TINY_AE, 0, tmp_path)
+    assert again.seconds == trained.seconds
+    found = causaldiffae.counterfactual(both, images[:3], None, {0: torch.tensor([0.0, 1.0, -1.0])}, Sampling(steps=4))
+    assert found.shape == images[:3].shape and 0 <= found.min() and found.max() <= 1
+    noisy = [causaldiffae.counterfactual(both, images[:3], None, {0: 0.0}, Sampling(steps=4, abduction="noise"), seeding.generator(s, "n")) for s in (0, 0, 1)]
+    assert torch.equal(noisy[0], noisy[1]) and not torch.equal(noisy[0], noisy[2])
+
+
+def test_cond_vae_trains_and_follows_its_factors(data):
+    images, z = data
+    trained = cond_vae.train(images, z, MASK, TINY_VAE, 0)
+    both = trained.modules["both"]
+    assert trained.scores[-1]["held_out"][0] < trained.scores[0]["held_out"][0]
+    same, moved = (cond_vae.counterfactual(both, images[:4], z[:4], do) for do in ({}, {0: 2.0}))
+    assert same.shape == images[:4].shape and (moved - same).abs().mean() > 1e-3
+
+
+@pytest.mark.parametrize("make", [lambda: causaldiffae.make(3, 16, MASK, TINY_AE, 0), lambda: cond_vae.make(3, 16, MASK, TINY_VAE, 0)])
+def test_rivals_start_from_their_seed(make):
+    assert all(torch.equal(a, b) for a, b in zip(make().parameters(), make().parameters()))

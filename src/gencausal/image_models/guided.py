@@ -84,7 +84,7 @@ def held_out(n: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
     return order[max(1, n // 20):].sort().values, order[:max(1, n // 20)].sort().values
 
 
-def _prepare(images: torch.Tensor, z: torch.Tensor, seed: int, label_share: float, device: torch.device | str):
+def prepare(images: torch.Tensor, z: torch.Tensor, seed: int, label_share: float, device: torch.device | str):
     if len(images) != len(z):
         raise checks.InputError(f"images has {len(images)} rows but factors has {len(z)}; pass one row of factors for each image.")
     images, z = images.to(device, torch.float32), z.to(device, torch.float32)
@@ -92,11 +92,11 @@ def _prepare(images: torch.Tensor, z: torch.Tensor, seed: int, label_share: floa
     return images, z, labelled, *held_out(len(images), seed)
 
 
-def _identity(kind: str, images: torch.Tensor, z: torch.Tensor, seed: int, **more) -> dict:
+def identity_of(kind: str, images: torch.Tensor, z: torch.Tensor, seed: int, **more) -> dict:
     return {"kind": kind, "images": tensor_hash(images), "factors": tensor_hash(z), "seed": seed} | more
 
 
-def _file(folder: Path | None, kind: str, identity: dict) -> Path | None:
+def checkpoint_file(folder: Path | None, kind: str, identity: dict) -> Path | None:
     return None if folder is None else folder / f"{kind}-{config_hash(identity)}.safetensors"
 
 
@@ -116,7 +116,7 @@ def make_guide(config: GuideConfig, channels: int, size: int, mask: np.ndarray, 
 def train_generator(images: torch.Tensor, config: GeneratorConfig, seed: int, folder: Path | None = None, device: torch.device | str = "cpu") -> Trained:
     """The generator of `images [N, C, S, S]` (first term of Eq. joint-loss), averaged weights, the round of the lowest held-out loss."""
     z = torch.zeros(len(images), 1)
-    images, z, labelled, fit_rows, held = _prepare(images, z, seed, 1.0, device)
+    images, z, labelled, fit_rows, held = prepare(images, z, seed, 1.0, device)
     denoiser = make_generator(config, images.shape[1], images.shape[2], seed, device)
     stream = Stream(images[fit_rows], z[fit_rows], config.batch, seeding.generator(seed, "generator-batches", device=device), labelled[fit_rows])
 
@@ -128,19 +128,19 @@ def train_generator(images: torch.Tensor, config: GeneratorConfig, seed: int, fo
         return {"held_out": held_out_loss(modules["generator"], images[held], seed)[None]}
 
     player = Player(denoiser, loss, config.lr, weight_decay=config.weight_decay, average=config.average, stacked=False)
-    identity = _identity("generator-images", images, z, seed, **asdict(config))
-    return fit({"generator": player}, config.rounds, [stream.rng], config=identity, seed=seed, score=score, score_every=config.score_every, checkpoint=_file(folder, "images", identity), label="generator")
+    identity = identity_of("generator-images", images, z, seed, **asdict(config))
+    return fit({"generator": player}, config.rounds, [stream.rng], config=identity, seed=seed, score=score, score_every=config.score_every, checkpoint=checkpoint_file(folder, "images", identity), label="generator")
 
 
 @torch.no_grad()
-def held_out_loss(denoiser: ImageDenoiser, images: torch.Tensor, seed: int, levels: int = 8, most: int = 128) -> torch.Tensor:
-    """Mean denoising loss of held-out images at `levels` noise levels spread over the schedule, a scalar; the same noise whenever it is asked."""
+def held_out_loss(denoiser: ImageDenoiser, images: torch.Tensor, seed: int, levels: int = 8, most: int = 128, condition: torch.Tensor | None = None) -> torch.Tensor:
+    """Mean denoising loss of the first `most` held-out images at `levels` noise levels spread over the schedule, a scalar; the same noise whenever it is asked. condition: their rows, for a conditional one."""
     rng, schedule = seeding.generator(seed, "held-noise", device=images.device), solvers.vp_levels()
     x = 2 * images[:most] - 1
     total = []
     for t in torch.linspace(0, len(schedule.alpha) - 1, levels + 2).round().long()[1:-1]:
         alpha, sigma = (column[t].to(x).expand(len(x)) for column in (schedule.alpha, schedule.sigma))
-        total.append(denoiser.loss(x, torch.randn(x.shape, generator=rng, device=x.device), alpha, sigma).mean())
+        total.append(denoiser.loss(x, torch.randn(x.shape, generator=rng, device=x.device), alpha, sigma, condition).mean())
     return torch.stack(total).mean()
 
 
@@ -171,7 +171,7 @@ def train_guide(images: torch.Tensor, z: torch.Tensor, mask: np.ndarray, config:
     """Projector and SCM of `images [N, C, S, S]` with standardised factors `z [N, n]` over the edges in `mask`; a projector that sees denoised images needs the trained `denoiser`, which stays as it is."""
     if config.sees == "denoised" and denoiser is None:
         raise checks.InputError("sees='denoised' needs denoiser, a trained generator.")
-    images, z, labelled, fit_rows, held = _prepare(images, z, seed, config.label_share, device)
+    images, z, labelled, fit_rows, held = prepare(images, z, seed, config.label_share, device)
     guide = make_guide(config, images.shape[1], images.shape[2], mask, seed, device)
     stream = Stream(images[fit_rows], z[fit_rows], config.batch, seeding.generator(seed, "guide-batches", device=device), labelled[fit_rows])
 
@@ -179,14 +179,14 @@ def train_guide(images: torch.Tensor, z: torch.Tensor, mask: np.ndarray, config:
         return {"held_out": factor_errors(modules["guide"], images[held][:256], z[held][:256], seed, [0, 200, 400, 600], denoiser).mean()[None]}
 
     player = Player(guide, lambda: _guide_terms(guide, config, stream.draw(), denoiser), config.lr, weight_decay=config.weight_decay, average=config.average, stacked=False)
-    identity = _identity("guide", images, z, seed, mask=np.asarray(mask).tolist(), denoiser=denoiser and tensor_hash(*denoiser.parameters()), **asdict(config))
-    return fit({"guide": player}, config.rounds, [stream.rng], config=identity, seed=seed, score=score, score_every=config.score_every, checkpoint=_file(folder, "guide", identity), label="guide")
+    identity = identity_of("guide", images, z, seed, mask=np.asarray(mask).tolist(), denoiser=denoiser and tensor_hash(*denoiser.parameters()), **asdict(config))
+    return fit({"guide": player}, config.rounds, [stream.rng], config=identity, seed=seed, score=score, score_every=config.score_every, checkpoint=checkpoint_file(folder, "guide", identity), label="guide")
 
 
 def train_jointly(images: torch.Tensor, z: torch.Tensor, mask: np.ndarray, generator: GeneratorConfig, guide: GuideConfig, seed: int, folder: Path | None = None,
                   device: torch.device | str = "cpu") -> Trained:
     """Generator and guide by Eq. joint-loss in one loop, at the generator's rounds, batch and rate; the result's modules are `both.generator` and `both.guide`."""
-    images, z, labelled, fit_rows, held = _prepare(images, z, seed, guide.label_share, device)
+    images, z, labelled, fit_rows, held = prepare(images, z, seed, guide.label_share, device)
     both = nn.ModuleDict({"generator": make_generator(generator, images.shape[1], images.shape[2], seed, device), "guide": make_guide(guide, images.shape[1], images.shape[2], mask, seed, device)})
     stream = Stream(images[fit_rows], z[fit_rows], generator.batch, seeding.generator(seed, "generator-batches", device=device), labelled[fit_rows])
 
@@ -200,5 +200,5 @@ def train_jointly(images: torch.Tensor, z: torch.Tensor, mask: np.ndarray, gener
         return {"held_out": (held_out_loss(modules["both"]["generator"], images[held], seed) + guide.factor_weight * errors)[None]}
 
     player = Player(both, loss, generator.lr, weight_decay=generator.weight_decay, average=generator.average, stacked=False)
-    identity = _identity("joint", images, z, seed, mask=np.asarray(mask).tolist(), generator=asdict(generator), guide=asdict(guide))
-    return fit({"both": player}, generator.rounds, [stream.rng], config=identity, seed=seed, score=score, score_every=generator.score_every, checkpoint=_file(folder, "joint", identity), label="joint")
+    identity = identity_of("joint", images, z, seed, mask=np.asarray(mask).tolist(), generator=asdict(generator), guide=asdict(guide))
+    return fit({"both": player}, generator.rounds, [stream.rng], config=identity, seed=seed, score=score, score_every=generator.score_every, checkpoint=checkpoint_file(folder, "joint", identity), label="joint")
