@@ -1,0 +1,73 @@
+r"""Scores of counterfactual images, pure functions of arrays (spec diffusion_counterfactuals, section 4).
+
+Factors are in units of the training standard deviation; images are [N, C, H, W] in [0, 1].
+
+`Eq. acm` (our definition; the paper's is not available to us): (1/N) sum_k |P_i(image_k) - z_bar_ik|, averaged over the factors i of a split: intervened, descendants, non-descendants;
+P the pixel oracle or a predictor trained on real images, z_bar the true counterfactual factors.
+`Eq. frechet`: ||m - m'||^2 + tr(S + S' - 2 (S S')^{1/2}) of feature means and covariances.
+"""
+
+import numpy as np
+
+from gencausal import checks
+
+MISSING = 2.0
+"""Error, in sd, of a factor that cannot be read from an image (its shape is missing)."""
+
+
+def _images(name: str, value) -> np.ndarray:
+    array = np.asarray(value, dtype=np.float64)
+    if array.ndim != 4:
+        raise checks.InputError(f"{name} must be images [N, C, H, W], not of shape {array.shape}.")
+    return array
+
+
+def psnr(images, reference, masked: bool = False) -> np.ndarray:
+    """Peak signal-to-noise ratio in dB of every image, [N]; higher is better. masked: over pixels that are not white in the image or in the reference, so that a blank image scores badly."""
+    a, b = _images("images", images), _images("reference", reference)
+    square = ((a - b) ** 2).mean(1)
+    weight = np.ones_like(square)
+    if masked:
+        weight = ((a.min(1) < 0.95) | (b.min(1) < 0.95)).astype(float)
+    error = (square * weight).sum((1, 2)) / np.maximum(weight.sum((1, 2)), 1)
+    return 10 * np.log10(1 / np.maximum(error, 1e-10))
+
+
+def splits(intervened, below) -> dict[str, np.ndarray]:
+    """Masks [N, n] of the three splits. intervened: [N, n] of bool, the factors set in each unit. below: [n, n] of bool, `graph.descendants`."""
+    intervened = np.asarray(intervened, dtype=bool)
+    descendant = (intervened.astype(int) @ np.asarray(below, dtype=int) > 0) & ~intervened
+    return {"intervened": intervened, "descendant": descendant, "nondescendant": ~intervened & ~descendant}
+
+
+def acm(read, truth, intervened, below) -> dict[str, np.ndarray]:
+    """Mean absolute error of the factors of each split in every unit, [N] each, NaN where a unit has no such factor (Eq. acm). An unreadable factor counts as `MISSING`."""
+    read, truth = np.asarray(read, dtype=np.float64), np.asarray(truth, dtype=np.float64)
+    error = np.where(np.isnan(read), MISSING, np.abs(read - truth))
+    found = {}
+    for name, mask in splits(intervened, below).items():
+        count = mask.sum(1)
+        found[name] = np.where(count > 0, (error * mask).sum(1) / np.maximum(count, 1), np.nan)
+    return found
+
+
+def unreadable(read) -> np.ndarray:
+    """Share of the factors of every unit that cannot be read, [N]; lower is better."""
+    return np.isnan(np.asarray(read, dtype=np.float64)).mean(1)
+
+
+def composition(images, reference) -> np.ndarray:
+    """Mean absolute difference on the scale 0 to 255, [N]: after null interventions it should be 0 (Monteiro et al. 2023)."""
+    return 255 * np.abs(_images("images", images) - _images("reference", reference)).mean((1, 2, 3))
+
+
+def frechet(features, reference) -> float:
+    """Frechet distance between the normal laws of two sets of features, [N, k] and [M, k] (Eq. frechet); name the features with the number."""
+    a, b = (np.asarray(v, dtype=np.float64) for v in (features, reference))
+    if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1] or min(len(a), len(b)) < 2:
+        raise checks.InputError(f"features must be two tables [N, k] of the same k with two rows or more, not {a.shape} and {b.shape}.")
+    covariance_a, covariance_b = np.cov(a, rowvar=False).reshape(a.shape[1], -1), np.cov(b, rowvar=False).reshape(a.shape[1], -1)
+    values, vectors = np.linalg.eigh(covariance_a)
+    root = (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
+    cross = np.sqrt(np.maximum(np.linalg.eigvalsh(root @ covariance_b @ root), 0)).sum()
+    return float(((a.mean(0) - b.mean(0)) ** 2).sum() + np.trace(covariance_a) + np.trace(covariance_b) - 2 * cross)

@@ -1,0 +1,60 @@
+import numpy as np
+import pytest
+
+from gencausal import checks, image_metrics
+
+RNG = np.random.default_rng(0)
+DRAWN = np.ones((4, 3, 16, 16))
+DRAWN[:, :, 3:6, 4:12] = 0.0
+
+
+def test_psnr_by_hand():
+    np.testing.assert_allclose(image_metrics.psnr(DRAWN - 0.1 * (DRAWN > 0.5), DRAWN, masked=False), 10 * np.log10(1 / (0.01 * (1 - 24 / 256))))
+    np.testing.assert_allclose(image_metrics.psnr(np.where(DRAWN < 0.5, 0.1, 1.0), DRAWN, masked=True), 20)
+
+
+def test_a_blank_image_scores_badly_where_the_mask_is():
+    """Plain PSNR flatters white; the masked one does not (spec, section 8)."""
+    blank = np.ones_like(DRAWN)
+    assert (image_metrics.psnr(blank, DRAWN) > 10).all() and (image_metrics.psnr(blank, DRAWN, masked=True) == 0).all()
+    assert (image_metrics.psnr(DRAWN, blank, masked=True) == 0).all(), "what is drawn where nothing should be counts too"
+
+
+def test_splits_partition_the_factors():
+    below = np.array([[0, 1, 1, 0], [0, 0, 1, 0], [0, 0, 0, 0], [0, 0, 1, 0]], bool)
+    intervened = np.array([[1, 0, 0, 0], [0, 0, 1, 0], [0, 1, 0, 1]], bool)
+    found = image_metrics.splits(intervened, below)
+    assert (sum(mask.astype(int) for mask in found.values()) == 1).all()
+    assert found["descendant"].tolist() == [[False, True, True, False], [False] * 4, [False, False, True, False]]
+
+
+def test_acm_by_hand():
+    """Eq. acm: errors averaged within a split; an unreadable factor counts 2 sd; no factor in a split is no number."""
+    below = np.array([[0, 1, 0], [0, 0, 0], [0, 0, 0]], bool)
+    read, truth = np.array([[1.0, 2.0, np.nan], [0.0, 0.0, 3.0]]), np.zeros((2, 3))
+    found = image_metrics.acm(read, truth, np.array([[1, 0, 0], [0, 0, 1]], bool), below)
+    assert found["intervened"].tolist() == [1, 3] and found["descendant"][0] == 2 and np.isnan(found["descendant"][1]) and found["nondescendant"].tolist() == [2, 0]
+    assert image_metrics.unreadable(read).tolist() == [pytest.approx(1 / 3), 0]
+    assert all(np.nansum(v) == 0 for v in image_metrics.acm(truth, truth, np.eye(3, dtype=bool)[:2], below).values())
+
+
+def test_composition_is_on_the_scale_of_bytes():
+    assert image_metrics.composition(DRAWN, DRAWN).tolist() == [0] * 4
+    np.testing.assert_allclose(image_metrics.composition(np.zeros_like(DRAWN), np.ones_like(DRAWN)), 255)
+
+
+def test_frechet_closed_forms():
+    """Eq. frechet: 0 for a set and itself; a shift adds its square; scaling by c adds (c - 1)^2 times the trace; any rotation of both changes nothing."""
+    a = RNG.normal(size=(500, 5)) @ RNG.normal(size=(5, 5))
+    assert image_metrics.frechet(a, a) == pytest.approx(0, abs=1e-8)
+    assert image_metrics.frechet(a + [1, 0, 0, 2, 0], a) == pytest.approx(5)
+    centred = a - a.mean(0)
+    assert image_metrics.frechet(3 * centred, centred) == pytest.approx(4 * np.trace(np.cov(a, rowvar=False)))
+    b, turn = RNG.normal(size=(400, 5)), np.linalg.qr(RNG.normal(size=(5, 5)))[0]
+    assert image_metrics.frechet(a @ turn, b @ turn) == pytest.approx(image_metrics.frechet(a, b)) == pytest.approx(image_metrics.frechet(b, a))
+
+
+@pytest.mark.parametrize("call", [lambda: image_metrics.psnr(np.ones((3, 4)), DRAWN), lambda: image_metrics.frechet(np.ones((4, 2)), np.ones((4, 3)))])
+def test_wrong_shapes_are_refused(call):
+    with pytest.raises(checks.InputError):
+        call()
