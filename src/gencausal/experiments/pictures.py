@@ -1,0 +1,200 @@
+"""Experiments of guided counterfactual images (`dc.E0` to `dc.E6`): the same units under the same interventions, drawn by every method and read by the pixel oracle.
+
+A world is a module of `data` with NAMES, RANGES, load, graph, counterfactual, render and read. Factors here are in units of the training standard deviation unless said
+otherwise. Result rows stand for blocks of `BLOCK` images of one target, `unit` = "<factor>/<block>", so that intervals run over them.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from gencausal import graph, image_metrics, seeding, solvers
+from gencausal.counterfactual import Sampling, abduct, counterfactual, read, sequence
+from gencausal.data import flow, pendulum
+from gencausal.data.scenes import Scenes
+from gencausal.guidance import Guide, ImageDenoiser
+
+WORLDS = {"pendulum": pendulum, "flow": flow}
+BLOCK = 10
+Do = dict[int, torch.Tensor | float]
+Draw = Callable[[torch.Tensor, torch.Tensor, Do], torch.Tensor]
+"""A method: images [N, C, S, S] in [0, 1], their factors [N, n] and an intervention to images."""
+
+
+@dataclass(frozen=True, eq=False)
+class Bench:
+    """Held-out units of one world under one intervention a target.
+
+    images: [N, C, S, S]. z: true factors [N, n]. targets: name of the factor set -> (its number, values [N], true counterfactual factors [N, n], their images).
+    """
+
+    world: str
+    variant: str
+    scenes: Scenes
+    center: torch.Tensor
+    scale: torch.Tensor
+    mask: np.ndarray
+    rows: np.ndarray
+    images: torch.Tensor
+    z: torch.Tensor
+    targets: dict[str, tuple[int, torch.Tensor, torch.Tensor, torch.Tensor]]
+
+    @property
+    def name(self) -> str:
+        """Data set, as in the result rows."""
+        return self.scenes.name
+
+    def standardised(self, factors: torch.Tensor) -> torch.Tensor:
+        return (factors - self.center) / self.scale
+
+    def oracle(self, images: torch.Tensor) -> np.ndarray:
+        """Factors read from the pixels, [N, n]; NaN where a shape is missing."""
+        return self.standardised(WORLDS[self.world].read(images.cpu())).numpy()
+
+    @property
+    def training(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Training images and their factors."""
+        return self.scenes.images[self.scenes.train], self.standardised(self.scenes.factors[self.scenes.train]).float()
+
+
+def visible(world: str, factors: torch.Tensor) -> torch.Tensor:
+    """Units whose factors all show in their image, [N]."""
+    return pendulum.on_canvas(factors) if world == "pendulum" else torch.ones(len(factors), dtype=torch.bool)
+
+
+def bench(world: str, n: int, seed: int, variant: str = "noisy", size: int = 64, rows: str = "test") -> Bench:
+    """`n` units of the `rows` ("test", "block" for the held-out region, or "train", where constants are chosen), each under one value a target, uniform in its range.
+
+    Units and values whose factors do not all show, before or after, are drawn again. Center and scale are those of the training rows.
+    """
+    module = WORLDS[world]
+    scenes = module.load(variant, size)
+    center, scale = scenes.factors[scenes.train].mean(0), scenes.factors[scenes.train].std(0)
+    rng = seeding.numpy_generator(seed, "bench", world, variant, rows)
+    pool = rng.permutation({"test": np.setdiff1d(scenes.test, scenes.block), "block": np.intersect1d(scenes.test, scenes.block), "train": scenes.train}[rows])
+    chosen = pool[visible(world, scenes.factors[pool]).numpy()][:n]
+    factors, targets = scenes.factors[chosen], {}
+    for k, name in enumerate(module.NAMES):
+        low, high = module.RANGES[name]
+        values = torch.as_tensor(rng.uniform(low, high, len(chosen)))
+        truth = module.counterfactual(factors, {name: values}, variant)
+        for _ in range(100):
+            again = ~visible(world, truth)
+            if not again.any():
+                break
+            values = torch.where(again, torch.as_tensor(rng.uniform(low, high, len(chosen))), values)
+            truth = module.counterfactual(factors, {name: values}, variant)
+        targets[name] = (k, (values - center[k]) / scale[k], (truth - center) / scale, module.render(truth, size))
+    return Bench(world, variant, scenes, center, scale, graph.adjacency(module.graph(variant), module.NAMES), chosen, scenes.images[chosen], (factors - center) / scale, targets)
+
+
+# ---------------------------------------------------------------- methods
+
+
+def guided(denoiser: ImageDenoiser, guide: Guide, sampling: Sampling, seed: int = 0, known: bool = False, typical: list[float] | None = None) -> Draw:
+    """The method under `sampling`. known: factors of the units are given, else read from the images. The image's noise is found once for the same images."""
+    kept: list[torch.Tensor] = []  # the images last seen and their noise
+
+    def draw(images: torch.Tensor, z: torch.Tensor, do: Do) -> torch.Tensor:
+        x, rng = 2 * images - 1, seeding.generator(seed, "draw", device=images.device)
+        if sampling.abduction == "ddim" and not (kept and kept[0] is images):
+            kept[:] = [images, abduct(denoiser, x, sampling.grid())]
+        do = {node: torch.as_tensor(value, dtype=x.dtype, device=x.device) for node, value in do.items()}
+        found, _ = counterfactual(denoiser, guide, x, do, sampling, z.to(x) if known else None, rng, kept[1] if kept else None, typical)
+        return (found + 1) / 2
+
+    return draw
+
+
+def score(bench: Bench, draw: Draw, method: str, seed: int, experiment: str = "dc.E1", steer: Callable[[torch.Tensor], torch.Tensor] | None = None) -> list[dict]:
+    """Rows of every target and block: ACM by the oracle in three splits, by `steer` (the guide that steered, as `acm_guide_*`) where given, masked PSNR and share unreadable."""
+    below, rows = graph.descendants(bench.mask), []
+    for target, (node, values, truth, images) in bench.targets.items():
+        drawn = draw(bench.images, bench.z, {node: values.float()})
+        intervened = np.zeros(truth.shape, dtype=bool)
+        intervened[:, node] = True
+        found = bench.oracle(drawn)
+        values_of = {f"acm_{split}": v for split, v in image_metrics.acm(found, truth.numpy(), intervened, below).items()}
+        values_of |= {"psnr_masked": image_metrics.psnr(drawn.cpu(), images, masked=True), "unreadable": image_metrics.unreadable(found)}
+        if steer is not None:
+            values_of |= {f"acm_guide_{split}": v for split, v in image_metrics.acm(steer(drawn).cpu().numpy(), truth.numpy(), intervened, below).items()}
+        rows += blocks(bench.name, target, method, seed, experiment, values_of)
+    return rows
+
+
+def blocks(dataset: str, target: str, method: str, seed: int, experiment: str, values: dict[str, np.ndarray]) -> list[dict]:
+    """Means over blocks of `BLOCK` images, one row a metric and block; a metric that no image of a block has is left out."""
+    rows = []
+    for metric, value in values.items():
+        for start in range(0, len(value), BLOCK):
+            part = value[start:start + BLOCK]
+            part = part[~np.isnan(part)]
+            if len(part):
+                rows.append({"experiment": experiment, "dataset": dataset, "unit": f"{target}/{start // BLOCK}", "method": method, "metric": metric, "seed": seed, "value": float(part.mean()), "n": len(part)})
+    return rows
+
+
+# ---------------------------------------------------------------- E0: gates
+
+
+def gates(bench: Bench, denoiser: ImageDenoiser, guide: Guide, sampling: Sampling, seed: int) -> list[dict]:
+    """Rows of `dc.E0`: what must hold before guidance is judged.
+
+    floor: the oracle on the real test images and on the re-rendered truth. round trip: DDIM inversion and back without guidance. mechanisms: the learned SCM on true factors, no image in
+    between. projector: the guide's reading of clean images.
+    """
+    x, grid = 2 * bench.images - 1, sampling.grid()
+    with torch.no_grad():
+        back = (solvers.ddim(denoiser, abduct(denoiser, x, grid), grid).clamp(-1, 1) + 1) / 2
+    z = bench.z.numpy()
+    floor, returned = np.abs(bench.oracle(bench.images) - z).mean(1), np.abs(bench.oracle(back) - z)
+    rows = blocks(bench.name, "all", "oracle", seed, "dc.E0", {"factor_error": floor})
+    rows += blocks(bench.name, "all", "round_trip", seed, "dc.E0", {"psnr_masked": image_metrics.psnr(back, bench.images, masked=True), "psnr": image_metrics.psnr(back, bench.images),
+                                                                   "factor_error": np.where(np.isnan(returned), image_metrics.MISSING, returned).mean(1), "composition": image_metrics.composition(back, bench.images)})
+    rows += blocks(bench.name, "all", "projector", seed, "dc.E0", {"factor_error": np.abs(read(guide, x, grid, denoiser).numpy() - z).mean(1)})
+    for target, (node, values, truth, images) in bench.targets.items():
+        with torch.no_grad():
+            found = guide.scm.counterfactual(bench.z.float(), {node: values.float()}).numpy()
+        intervened = np.zeros(truth.shape, dtype=bool)
+        intervened[:, node] = True
+        rows += blocks(bench.name, target, "mechanisms", seed, "dc.E0", {f"acm_{split}": v for split, v in image_metrics.acm(found, truth.numpy(), intervened, graph.descendants(bench.mask)).items()})
+        rows += blocks(bench.name, target, "oracle", seed, "dc.E0", {"factor_error": np.abs(bench.oracle(images) - truth.numpy()).mean(1)})
+    return rows
+
+
+# ---------------------------------------------------------------- E2: sequences
+
+
+def sequences(bench: Bench, draw: Draw, method: str, seed: int, steps: int = 5, protocol: str = "image", null: bool = False, experiment: str = "dc.E2") -> tuple[list[dict], list[torch.Tensor]]:
+    """Rows after each of `steps` interventions that take the targets in turn, and the images; unit "<step>/<block>".
+
+    The truth follows the true SCM from the first unit's noise with every intervention so far, the last of each factor; what is asked of the k-th step are the values of `bench.targets`, rolled by k
+    among the units. null: every step sets a factor to the value that it has (composition).
+    """
+    world, names = WORLDS[bench.world], list(bench.targets)
+    factors = bench.z * bench.scale + bench.center
+    asked, so_far, truths = [], {}, []
+    for k in range(steps):
+        node, values, _, _ = bench.targets[names[k % len(names)]]
+        if null:
+            raw = factors[:, node]
+        else:
+            raw = values.roll(k) * bench.scale[node] + bench.center[node]
+            trial = world.counterfactual(factors, {world.NAMES[j]: v for j, v in (so_far | {node: raw}).items()}, bench.variant)
+            before = world.counterfactual(factors, {world.NAMES[j]: v for j, v in so_far.items()}, bench.variant)
+            raw = torch.where(visible(bench.world, trial), raw, before[:, node])
+        so_far = so_far | {node: raw}
+        truths.append(world.counterfactual(factors, {world.NAMES[j]: v for j, v in so_far.items()}, bench.variant))
+        asked.append({node: ((raw - bench.center[node]) / bench.scale[node]).float()})
+    drawn, now = [], bench.z
+    for images in sequence(lambda images, do: draw(images, now, do), bench.images, asked, protocol):
+        drawn.append(images)
+    rows = []
+    for k, (images, truth) in enumerate(zip(drawn, truths)):
+        found, goal = bench.oracle(images), bench.standardised(truth).numpy()
+        error = np.where(np.isnan(found), image_metrics.MISSING, np.abs(found - goal))
+        rows += blocks(bench.name, str(k + 1), method, seed, experiment, {"acm_all": error.mean(1), "psnr_masked": image_metrics.psnr(images.cpu(), world.render(truth, images.shape[-1]), masked=True),
+                                                                          "composition": image_metrics.composition(images.cpu(), world.render(truth, images.shape[-1]))})
+    return rows, drawn

@@ -1,0 +1,124 @@
+"""The image experiments with methods whose answers are known: the truth itself, the image left as it is, a blank."""
+
+import numpy as np
+import pytest
+import torch
+
+from gencausal import graph, seeding
+from gencausal.counterfactual import Sampling
+from gencausal.data import flow, pendulum
+from gencausal.experiments import pictures
+from gencausal.image_models import guided as models
+
+SIZE = 32
+worlds = pytest.mark.parametrize("world", ["pendulum", "flow"])
+
+
+@pytest.fixture(scope="module")
+def made():
+    return {world: pictures.bench(world, 20, 0, size=SIZE) for world in pictures.WORLDS}
+
+
+def truth_of(bench):
+    """The method that knows the answer."""
+    def draw(images, z, do):
+        (node, _), = do.items()
+        return next(drawn for k, _, _, drawn in bench.targets.values() if k == node)
+    return draw
+
+
+def mean(rows, metric, target=None):
+    return np.mean([row["value"] for row in rows if row["metric"] == metric and (target is None or row["unit"].startswith(target))])
+
+
+@worlds
+def test_units_are_held_out_and_interventions_show(made, world):
+    bench = made[world]
+    assert not set(bench.rows) & set(bench.scenes.train) and len(set(bench.rows)) == 20
+    assert bench.training[1].mean(0).abs().max() < 1e-5 and (bench.training[1].std(0) - 1).abs().max() < 1e-4
+    for name, (node, values, truth, images) in bench.targets.items():
+        raw = truth * bench.scale + bench.center
+        assert pictures.visible(world, raw).all() and pictures.WORLDS[world].NAMES[node] == name
+        torch.testing.assert_close(truth[:, node], values)
+        below = graph.descendants(bench.mask)[node]
+        untouched = [k for k in range(4) if k != node and not below[k]]
+        torch.testing.assert_close(truth[:, untouched], bench.z[:, untouched])
+        torch.testing.assert_close(images, pictures.WORLDS[world].render(raw, SIZE))
+    held = pictures.bench(world, 10, 0, size=SIZE, rows="block")
+    assert set(held.rows) <= set(held.scenes.block) and not set(held.rows) & set(bench.rows)
+
+
+@worlds
+def test_the_truth_scores_at_the_floor_and_leaving_the_image_does_not(made, world):
+    bench = made[world]
+    best = pictures.score(bench, truth_of(bench), "truth", 0)
+    left = pictures.score(bench, lambda images, z, do: images, "left", 0)
+    assert max(mean(best, f"acm_{split}") for split in ("intervened", "descendant", "nondescendant")) < 0.03 and mean(best, "psnr_masked") > 60
+    assert mean(left, "acm_intervened") > 0.5 and mean(left, "acm_nondescendant") < 0.03
+    blank = pictures.score(bench, lambda images, z, do: torch.ones_like(images), "blank", 0)
+    assert mean(blank, "psnr_masked") < 12 and mean(blank, "unreadable") > 0.2 and mean(blank, "acm_intervened") > 0.5
+
+
+def test_rows_stand_for_blocks(made):
+    rows = pictures.score(made["pendulum"], truth_of(made["pendulum"]), "truth", 3)
+    assert {row["unit"] for row in rows} == {f"{target}/{block}" for target in pendulum.NAMES for block in range(2)}
+    assert all(row["n"] == 10 and row["seed"] == 3 and row["dataset"] == "pendulum" for row in rows)
+    assert not [row for row in rows if row["metric"] == "acm_descendant" and row["unit"].startswith(("length", "position"))], "what no unit has is no row"
+    found = pictures.blocks("d", "t", "m", 0, "e", {"acm_all": np.array([1.0] * 10 + [3.0, np.nan])})
+    assert [(row["value"], row["n"]) for row in found] == [(1.0, 10), (3.0, 1)]
+
+
+def test_wrong_factors_are_charged_to_their_split(made):
+    """A method that moves the lamp along with the pendulum fails the non-descendants, and them alone."""
+    bench = made["pendulum"]
+
+    def draw(images, z, do):
+        (node, _), = do.items()
+        truth = next(truth for k, _, truth, _ in bench.targets.values() if k == node).clone()
+        if node == 0:
+            truth[:, 1] += torch.where(truth[:, 1] > 0, -1.0, 1.0)
+        return pendulum.render(truth * bench.scale + bench.center, SIZE)
+
+    rows = pictures.score(bench, draw, "mover", 0)
+    assert mean(rows, "acm_nondescendant", "angle") == pytest.approx(1, abs=0.05) and mean(rows, "acm_intervened", "angle") < 0.03 and mean(rows, "acm_nondescendant", "light") < 0.03
+
+
+@worlds
+def test_null_sequences_ask_for_what_is_there(made, world):
+    bench = made[world]
+    rows, drawn = pictures.sequences(bench, lambda images, z, do: images, "left", 0, steps=5, null=True)
+    assert len(drawn) == 5 and mean(rows, "acm_all") < 0.03 and mean(rows, "composition") < 0.1
+    moved, _ = pictures.sequences(bench, lambda images, z, do: images, "left", 0, steps=5)
+    assert mean(moved, "acm_all", "1/") < mean(moved, "acm_all", "4/") and mean(moved, "acm_all") > 0.3
+
+
+@worlds
+def test_sequences_accumulate_their_interventions(made, world):
+    """A method that follows the true SCM from its own reading of each image stays at the floor through five steps."""
+    bench, module = made[world], pictures.WORLDS[world]
+
+    def draw(images, z, do):
+        factors = module.read(images)
+        (node, value), = do.items()
+        return module.render(module.counterfactual(factors, {module.NAMES[node]: value.double() * bench.scale[node] + bench.center[node]}), SIZE)
+
+    rows, _ = pictures.sequences(bench, draw, "oracle", 0, steps=3)
+    assert mean(rows, "acm_all") < 0.15
+
+
+def test_gates_and_guided_draws_run_end_to_end(made):
+    bench = made["pendulum"]
+    images, z = bench.training
+    denoiser = models.train_generator(images[:300], models.GeneratorConfig(rounds=10, batch=16, width=16, blocks=1, score_every=10), 0).modules["generator"].requires_grad_(False)
+    guide = models.train_guide(images[:300], z[:300], bench.mask, models.GuideConfig(rounds=10, batch=16, width=16, score_every=10), 0).modules["guide"].requires_grad_(False)
+    sampling = Sampling(steps=3)
+    rows = pictures.gates(bench, denoiser, guide, sampling, 0)
+    assert {row["method"] for row in rows} == {"oracle", "round_trip", "projector", "mechanisms"} and mean([r for r in rows if r["method"] == "oracle"], "factor_error") < 0.03
+    draw = pictures.guided(denoiser, guide, sampling)
+    found = pictures.score(bench, draw, "guided", 0, steer=lambda x: guide(2 * x - 1, 0.99995, 0.01))
+    assert {"acm_guide_intervened", "acm_intervened"} <= {row["metric"] for row in found}
+    first, second = (draw(bench.images, bench.z, {0: torch.zeros(20)}) for _ in range(2))
+    assert torch.equal(first, second)
+    other = draw(bench.images[:5], bench.z[:5], {0: torch.zeros(5)})
+    torch.testing.assert_close(other, first[:5], atol=1e-4, rtol=0)
+    assert not torch.equal(pictures.guided(denoiser, guide, sampling, known=True)(bench.images, bench.z, {0: torch.zeros(20)}), first)
