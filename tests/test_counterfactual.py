@@ -153,6 +153,15 @@ def test_typical_spreads_one_a_step():
     np.testing.assert_allclose(found, [float(a) * N**0.5 / (X[0].numel()) ** 0.5 for a in sampling.grid().alpha[:-1]], rtol=1e-6)
 
 
+def test_a_trace_holds_the_denoised_images():
+    denoiser, guide = network()
+    trace, sampling = [], Sampling(steps=4)
+    counterfactual.guided(denoiser, guide, IMAGES, torch.zeros(3, N, dtype=torch.float64), sampling, trace=trace)
+    assert len(trace) == 4 and trace[0].shape == IMAGES.shape
+    grid = sampling.grid()
+    torch.testing.assert_close(trace[0], denoiser(IMAGES, float(grid.alpha[0]), float(grid.sigma[0])))
+
+
 @pytest.mark.parametrize("options, word", [({"strength": "strong"}, "strength"), ({"which": "none"}, "which"), ({"steps": 0}, "steps"), ({"start": 1.5}, "start"), ({"abduction": "guess"}, "abduction")])
 def test_unknown_choices_are_refused(options, word):
     with pytest.raises(checks.InputError, match=word):

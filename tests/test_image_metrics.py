@@ -54,7 +54,35 @@ def test_frechet_closed_forms():
     assert image_metrics.frechet(a @ turn, b @ turn) == pytest.approx(image_metrics.frechet(a, b)) == pytest.approx(image_metrics.frechet(b, a))
 
 
-@pytest.mark.parametrize("call", [lambda: image_metrics.psnr(np.ones((3, 4)), DRAWN), lambda: image_metrics.frechet(np.ones((4, 2)), np.ones((4, 3)))])
+def test_dci_of_known_tables():
+    """Eq. dci: one code a factor is 1 and 1; all alike is 0 and 0; two codes for each factor are disentangled but not complete; a code without importance has no say."""
+    assert image_metrics.dci(np.eye(3)) == pytest.approx((1, 1))
+    assert image_metrics.dci(np.ones((4, 3))) == pytest.approx((0, 0), abs=1e-12)
+    D, C = image_metrics.dci(np.repeat(np.eye(3), 2, 0))
+    assert D == pytest.approx(1) and C == pytest.approx(1 - np.log(2) / np.log(6))
+    assert image_metrics.dci(np.vstack([np.eye(3), np.zeros(3)]))[0] == pytest.approx(1)
+
+
+def test_cld_by_hand():
+    """Eq. cld: least where the counterfactual is nearer than every real image with its value and farther than every one with the factual's."""
+    near, far = np.full((1, 4), 2.0), np.full((1, 4), 0.5)
+    assert image_metrics.cld([1.0], near, far) == pytest.approx(0)
+    assert image_metrics.cld([1.0], far, near) == pytest.approx(1)
+    assert image_metrics.cld([1.0], np.array([[0.5, 2, 2, 2]]), far) == pytest.approx(np.log(0.8 * np.exp(0.25) + 0.2))
+
+
+def test_hallucination_is_the_variance_over_steps():
+    trace = np.zeros((4, 2, 1, 3, 3))
+    trace[:, 1] += np.array([1.0, -1, 1, -1])[:, None, None, None]
+    assert image_metrics.hallucination(trace).tolist() == [0, 1]
+
+
+def test_auroc_by_hand():
+    assert image_metrics.auroc([1, 2, 3, 4], [0, 0, 1, 1]) == 1 and image_metrics.auroc([1, 1, 1, 1], [0, 1, 0, 1]) == 0.5
+    assert image_metrics.auroc([1, 3, 2, 4], [0, 0, 1, 1]) == 0.75 and np.isnan(image_metrics.auroc([1, 2], [1, 1]))
+
+
+@pytest.mark.parametrize("call", [lambda: image_metrics.psnr(np.ones((3, 4)), DRAWN), lambda: image_metrics.frechet(np.ones((4, 2)), np.ones((4, 3))), lambda: image_metrics.dci(-np.eye(3))])
 def test_wrong_shapes_are_refused(call):
     with pytest.raises(checks.InputError):
         call()

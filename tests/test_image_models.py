@@ -7,7 +7,7 @@ import torch
 from gencausal import checks, graph, seeding
 from gencausal.counterfactual import Sampling
 from gencausal.data import pendulum
-from gencausal.image_models import causaldiffae, cond_vae
+from gencausal.image_models import causaldiffae, cond_vae, predictor
 from gencausal.image_models import guided as training_images
 from gencausal.image_models.guided import GeneratorConfig, GuideConfig
 
@@ -143,3 +143,14 @@ def test_cond_vae_trains_and_follows_its_factors(data):
 @pytest.mark.parametrize("make", [lambda: causaldiffae.make(3, 16, MASK, TINY_AE, 0), lambda: cond_vae.make(3, 16, MASK, TINY_VAE, 0)])
 def test_rivals_start_from_their_seed(make):
     assert all(torch.equal(a, b) for a, b in zip(make().parameters(), make().parameters()))
+
+
+def test_the_predictor_learns_and_its_features_are_its_last_layer(data):
+    images, z = data
+    trained = predictor.train(images, z, predictor.Config(rounds=300, batch=64, width=16, score_every=300), 0)
+    made = trained.modules["predictor"]
+    with torch.no_grad():
+        assert (made(images) - z).square().mean() < 0.5
+        features = made.features(images[:5])
+        torch.testing.assert_close(made.encoder.out(features), made(images[:5]))
+    assert features.shape == (5, 256)

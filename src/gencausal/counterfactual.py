@@ -67,15 +67,18 @@ def step_variance(step: Step, stochastic: bool) -> float:
 
 
 def guided(denoise: solvers.Denoise, guide: Guide, x: torch.Tensor, target: torch.Tensor, sampling: Sampling, grid: Grid | None = None, which: torch.Tensor | None = None,
-           rng: torch.Generator | None = None, typical: list[float] | None = None) -> torch.Tensor:
+           rng: torch.Generator | None = None, typical: list[float] | None = None, trace: list[torch.Tensor] | None = None) -> torch.Tensor:
     """Images sampled from noise `x` at the first level of the grid, guided towards the factors `target [B, n]`; [B, C, H, W] in [-1, 1].
 
     which: weights of the factors in the residual, [B, n]. rng: for stochastic steps. typical: of variant "moment", one a step (`typical_spreads`).
+    trace: a list that gets the denoised image E[x_0 | x_t] of every step.
     """
     grid = grid or sampling.grid()
 
     def rule(step: Step) -> torch.Tensor:
         alpha, sigma = step.grid.alpha[step.i], step.grid.sigma[step.i]
+        if trace is not None:
+            trace.append(step.x0)
         gradient, residual = guide.gradient(step.x, alpha, sigma, target, which, denoise)
         variance = step_variance(step, sampling.stochastic)
         plain = step.by_data(step.x0)

@@ -4,6 +4,10 @@ Factors are in units of the training standard deviation; images are [N, C, H, W]
 
 `Eq. acm` (our definition; the paper's is not available to us): (1/N) sum_k |P_i(image_k) - z_bar_ik|, averaged over the factors i of a split: intervened, descendants, non-descendants;
 P the pixel oracle or a predictor trained on real images, z_bar the true counterfactual factors.
+`Eq. dci` (Eastwood and Williams 2018): of an importance matrix R >= 0, codes by factors: D_i = 1 - H_K(R_i. / sum R_i.), D = sum_i share_i D_i, H_K the entropy in base K factors, share_i the part
+of all importance in row i; completeness C the same of the columns.
+`Eq. cld` (counterfactual latent divergence, Melistas et al. 2024): log(w_1 exp P(S_cf <= div) + w_2 exp P(S_f >= div)), w = (0.8, 0.2).
+`Eq. hal` (reading list #27): Hal(x) = mean over pixels of the variance of the denoised image over the last K steps.
 `Eq. frechet`: ||m - m'||^2 + tr(S + S' - 2 (S S')^{1/2}) of feature means and covariances.
 """
 
@@ -71,3 +75,42 @@ def frechet(features, reference) -> float:
     root = (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
     cross = np.sqrt(np.maximum(np.linalg.eigvalsh(root @ covariance_b @ root), 0)).sum()
     return float(((a.mean(0) - b.mean(0)) ** 2).sum() + np.trace(covariance_a) + np.trace(covariance_b) - 2 * cross)
+
+
+def dci(importance) -> tuple[float, float]:
+    """(disentanglement, completeness), both in [0, 1], higher is better, of `importance [codes, factors]` (Eq. dci)."""
+    R = np.asarray(importance, dtype=np.float64)
+    if R.ndim != 2 or min(R.shape) < 2 or (R < 0).any() or R.sum() <= 0:
+        raise checks.InputError(f"importance must be a table [codes, factors] of two or more each, not negative and not all zero, not of shape {R.shape}.")
+
+    def spread(rows: np.ndarray) -> float:
+        total = rows.sum(1)
+        p = rows / np.maximum(total, 1e-300)[:, None]
+        entropy = -(p * np.log(np.where(p > 0, p, 1))).sum(1) / np.log(rows.shape[1])
+        return float((total / total.sum() * (1 - entropy)).sum())
+
+    return spread(R), spread(R.T)
+
+
+def cld(divergence, to_counterfactual, to_factual, weights: tuple[float, float] = (0.8, 0.2)) -> np.ndarray:
+    """Minimality of every counterfactual, [N]; lower is better (Eq. cld).
+
+    divergence: [N], from the factual image to its counterfactual. to_counterfactual, to_factual: [N, M], from the factual image to real images with the counterfactual's value, and with its own.
+    """
+    div = np.asarray(divergence, dtype=np.float64)[:, None]
+    nearer, farther = (np.asarray(to_counterfactual) <= div).mean(1), (np.asarray(to_factual) >= div).mean(1)
+    return np.log(weights[0] * np.exp(nearer) + weights[1] * np.exp(farther))
+
+
+def hallucination(trace) -> np.ndarray:
+    """Hal(x) of every image, [N], from its denoised images over the last K steps, [K, N, C, H, W]; lower is better (Eq. hal)."""
+    return np.asarray(trace, dtype=np.float64).var(0).mean((1, 2, 3))
+
+
+def auroc(score, positive) -> float:
+    """Probability that a positive has a larger score than a negative, ties half; 0.5 says nothing. NaN without both."""
+    score, positive = np.asarray(score, dtype=np.float64), np.asarray(positive, dtype=bool)
+    a, b = score[positive], score[~positive]
+    if not len(a) or not len(b):
+        return float("nan")
+    return float(((a[:, None] > b[None]) + 0.5 * (a[:, None] == b[None])).mean())
