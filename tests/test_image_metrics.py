@@ -18,6 +18,7 @@ def test_a_blank_image_scores_badly_where_the_mask_is():
     blank = np.ones_like(DRAWN)
     assert (image_metrics.psnr(blank, DRAWN) > 10).all() and (image_metrics.psnr(blank, DRAWN, masked=True) == 0).all()
     assert (image_metrics.psnr(DRAWN, blank, masked=True) == 0).all(), "what is drawn where nothing should be counts too"
+    assert (image_metrics.psnr(1 - blank, 1 - DRAWN, masked=True, background=0.0) == 0).all()
 
 
 def test_splits_partition_the_factors():

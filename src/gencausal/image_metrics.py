@@ -26,13 +26,13 @@ def _images(name: str, value) -> np.ndarray:
     return array
 
 
-def psnr(images, reference, masked: bool = False) -> np.ndarray:
-    """Peak signal-to-noise ratio in dB of every image, [N]; higher is better. masked: over pixels that are not white in the image or in the reference, so that a blank image scores badly."""
+def psnr(images, reference, masked: bool = False, background: float = 1.0) -> np.ndarray:
+    """Peak signal-to-noise ratio in dB of every image, [N]; higher is better. masked: over pixels that are not `background` in the image or in the reference, so that a blank image scores badly."""
     a, b = _images("images", images), _images("reference", reference)
     square = ((a - b) ** 2).mean(1)
     weight = np.ones_like(square)
     if masked:
-        weight = ((a.min(1) < 0.95) | (b.min(1) < 0.95)).astype(float)
+        weight = ((np.abs(a - background).max(1) > 0.05) | (np.abs(b - background).max(1) > 0.05)).astype(float)
     error = (square * weight).sum((1, 2)) / np.maximum(weight.sum((1, 2)), 1)
     return 10 * np.log10(1 / np.maximum(error, 1e-10))
 

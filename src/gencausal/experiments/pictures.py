@@ -5,18 +5,19 @@ otherwise. Result rows stand for blocks of `BLOCK` images of one target, `unit` 
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
 from gencausal import graph, image_metrics, seeding, solvers
 from gencausal.counterfactual import Sampling, abduct, counterfactual, read, sequence
-from gencausal.data import flow, pendulum
+from gencausal.data import flow, morphomnist, pendulum
 from gencausal.data.scenes import Scenes
 from gencausal.guidance import Guide, ImageDenoiser
 
-WORLDS = {"pendulum": pendulum, "flow": flow}
+WORLDS = {"pendulum": pendulum, "flow": flow, "morphomnist": morphomnist}
+SIZES = {"pendulum": 64, "flow": 64, "morphomnist": 32}
 BLOCK = 10
 Do = dict[int, torch.Tensor | float]
 Draw = Callable[[torch.Tensor, torch.Tensor, Do], torch.Tensor]
@@ -46,12 +47,22 @@ class Bench:
         """Data set, as in the result rows."""
         return self.scenes.name
 
+    def render(self, factors: torch.Tensor) -> torch.Tensor:
+        """True images of these units with `factors [N, n]`, in the generator's units."""
+        base = {} if self.scenes.base is None else {"base": self.scenes.base[self.rows]}
+        return WORLDS[self.world].render(factors, self.images.shape[-1], **base)
+
     def standardised(self, factors: torch.Tensor) -> torch.Tensor:
         return (factors - self.center) / self.scale
 
     def oracle(self, images: torch.Tensor) -> np.ndarray:
         """Factors read from the pixels, [N, n]; NaN where a shape is missing."""
         return self.standardised(WORLDS[self.world].read(images.cpu())).numpy()
+
+    @property
+    def background(self) -> float:
+        """Value of the pixels where nothing is drawn."""
+        return 0.0 if self.world == "morphomnist" else 1.0
 
     @property
     def training(self) -> tuple[torch.Tensor, torch.Tensor]:
@@ -64,18 +75,22 @@ def visible(world: str, factors: torch.Tensor) -> torch.Tensor:
     return pendulum.on_canvas(factors) if world == "pendulum" else torch.ones(len(factors), dtype=torch.bool)
 
 
-def bench(world: str, n: int, seed: int, variant: str = "noisy", size: int = 64, rows: str = "test") -> Bench:
-    """`n` units of the `rows` ("test", "block" for the held-out region, or "train", where constants are chosen), each under one value a target, uniform in its range.
+def bench(world: str, units: int, seed: int, variant: str = "noisy", size: int | None = None, rows: str = "test", **options) -> Bench:
+    """`units` of the `rows` ("test", "block" for the held-out region, or "train", where constants are chosen), each under one value a target, uniform in its range; options go to the world's load.
 
-    Units and values whose factors do not all show, before or after, are drawn again. Center and scale are those of the training rows.
+    Units and values whose factors do not all show, before or after, are drawn again. Center and scale are those of the training rows. Where the oracle measures with a bias (MorphoMNIST) the truth is its
+    reading of the true image.
     """
-    module = WORLDS[world]
-    scenes = module.load(variant, size)
+    module, size = WORLDS[world], size or SIZES[world]
+    scenes = module.load(variant, size, **options)
     center, scale = scenes.factors[scenes.train].mean(0), scenes.factors[scenes.train].std(0)
     rng = seeding.numpy_generator(seed, "bench", world, variant, rows)
     pool = rng.permutation({"test": np.setdiff1d(scenes.test, scenes.block), "block": np.intersect1d(scenes.test, scenes.block), "train": scenes.train}[rows])
-    chosen = pool[visible(world, scenes.factors[pool]).numpy()][:n]
+    chosen = pool[visible(world, scenes.factors[pool]).numpy()][:units]
     factors, targets = scenes.factors[chosen], {}
+    made = Bench(world, variant, scenes, center, scale, graph.adjacency(module.graph(variant), module.NAMES), chosen, scenes.images[chosen], (factors - center) / scale, targets)
+    if world == "morphomnist":
+        made = replace(made, z=torch.as_tensor(made.oracle(made.images)))
     for k, name in enumerate(module.NAMES):
         low, high = module.RANGES[name]
         values = torch.as_tensor(rng.uniform(low, high, len(chosen)))
@@ -86,8 +101,9 @@ def bench(world: str, n: int, seed: int, variant: str = "noisy", size: int = 64,
                 break
             values = torch.where(again, torch.as_tensor(rng.uniform(low, high, len(chosen))), values)
             truth = module.counterfactual(factors, {name: values}, variant)
-        targets[name] = (k, (values - center[k]) / scale[k], (truth - center) / scale, module.render(truth, size))
-    return Bench(world, variant, scenes, center, scale, graph.adjacency(module.graph(variant), module.NAMES), chosen, scenes.images[chosen], (factors - center) / scale, targets)
+        images = made.render(truth)
+        targets[name] = (k, (values - center[k]) / scale[k], torch.as_tensor(made.oracle(images)) if world == "morphomnist" else (truth - center) / scale, images)
+    return made
 
 
 # ---------------------------------------------------------------- methods
@@ -117,7 +133,7 @@ def score(bench: Bench, draw: Draw, method: str, seed: int, experiment: str = "d
         intervened[:, node] = True
         found = bench.oracle(drawn)
         values_of = {f"acm_{split}": v for split, v in image_metrics.acm(found, truth.numpy(), intervened, below).items()}
-        values_of |= {"psnr_masked": image_metrics.psnr(drawn.cpu(), images, masked=True), "unreadable": image_metrics.unreadable(found)}
+        values_of |= {"psnr_masked": image_metrics.psnr(drawn.cpu(), images, masked=True, background=bench.background), "unreadable": image_metrics.unreadable(found)}
         if steer is not None:
             values_of |= {f"acm_guide_{split}": v for split, v in image_metrics.acm(steer(drawn).cpu().numpy(), truth.numpy(), intervened, below).items()}
         rows += blocks(bench.name, target, method, seed, experiment, values_of)
@@ -136,6 +152,19 @@ def blocks(dataset: str, target: str, method: str, seed: int, experiment: str, v
     return rows
 
 
+def total(rows: list[dict]) -> float:
+    """Sum of the mean ACM of the three splits: what constants are chosen by, on training units."""
+    return float(sum(np.mean([row["value"] for row in rows if row["metric"] == f"acm_{split}"]) for split in ("intervened", "descendant", "nondescendant")))
+
+
+def tuned(bench: Bench, make: Callable[[float], Draw], values: list[float], seed: int = 0) -> tuple[float, list[float]]:
+    """(the value whose method has the smallest `total` on the units of `bench`, all totals); every method gets the same number of values. `bench` holds training units."""
+    if not set(bench.rows) <= set(bench.scenes.train):
+        raise ValueError("constants are chosen on training units: pass a bench of rows='train'.")
+    totals = [total(score(bench, make(value), "tuning", seed)) for value in values]
+    return values[int(np.argmin(totals))], totals
+
+
 # ---------------------------------------------------------------- E0: gates
 
 
@@ -151,7 +180,7 @@ def gates(bench: Bench, denoiser: ImageDenoiser, guide: Guide, sampling: Samplin
     z = bench.z.numpy()
     floor, returned = np.abs(bench.oracle(bench.images) - z).mean(1), np.abs(bench.oracle(back) - z)
     rows = blocks(bench.name, "all", "oracle", seed, "dc.E0", {"factor_error": floor})
-    rows += blocks(bench.name, "all", "round_trip", seed, "dc.E0", {"psnr_masked": image_metrics.psnr(back, bench.images, masked=True), "psnr": image_metrics.psnr(back, bench.images),
+    rows += blocks(bench.name, "all", "round_trip", seed, "dc.E0", {"psnr_masked": image_metrics.psnr(back, bench.images, masked=True, background=bench.background), "psnr": image_metrics.psnr(back, bench.images),
                                                                    "factor_error": np.where(np.isnan(returned), image_metrics.MISSING, returned).mean(1), "composition": image_metrics.composition(back, bench.images)})
     rows += blocks(bench.name, "all", "projector", seed, "dc.E0", {"factor_error": np.abs(read(guide, x, grid, denoiser).numpy() - z).mean(1)})
     for target, (node, values, truth, images) in bench.targets.items():
@@ -193,8 +222,8 @@ def sequences(bench: Bench, draw: Draw, method: str, seed: int, steps: int = 5, 
         drawn.append(images)
     rows = []
     for k, (images, truth) in enumerate(zip(drawn, truths)):
-        found, goal = bench.oracle(images), bench.standardised(truth).numpy()
+        real = bench.render(truth)
+        found, goal = bench.oracle(images), bench.oracle(real)
         error = np.where(np.isnan(found), image_metrics.MISSING, np.abs(found - goal))
-        rows += blocks(bench.name, str(k + 1), method, seed, experiment, {"acm_all": error.mean(1), "psnr_masked": image_metrics.psnr(images.cpu(), world.render(truth, images.shape[-1]), masked=True),
-                                                                          "composition": image_metrics.composition(images.cpu(), world.render(truth, images.shape[-1]))})
+        rows += blocks(bench.name, str(k + 1), method, seed, experiment, {"acm_all": error.mean(1), "psnr_masked": image_metrics.psnr(images.cpu(), real, masked=True, background=bench.background), "composition": image_metrics.composition(images.cpu(), real)})
     return rows, drawn
