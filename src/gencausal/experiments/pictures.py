@@ -203,7 +203,7 @@ def sequences(bench: Bench, draw: Draw, method: str, seed: int, steps: int = 5, 
     among the units. null: every step sets a factor to the value that it has (composition).
     """
     world, names = WORLDS[bench.world], list(bench.targets)
-    factors = bench.z * bench.scale + bench.center
+    factors = bench.scenes.factors[bench.rows]
     asked, so_far, truths = [], {}, []
     for k in range(steps):
         node, values, _, _ = bench.targets[names[k % len(names)]]
