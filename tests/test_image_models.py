@@ -1,5 +1,7 @@
 """Training of generator and guide, at a size that shows what must hold: they learn, start again where they stopped, and leave each other alone."""
 
+from dataclasses import asdict
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,7 @@ import torch
 from gencausal import checks, graph, seeding
 from gencausal.counterfactual import Sampling
 from gencausal.data import pendulum
-from gencausal.image_models import causaldiffae, cond_vae, predictor
+from gencausal.image_models import causaldiffae, cond_vae, predictor, store
 from gencausal.image_models import guided as training_images
 from gencausal.image_models.guided import GeneratorConfig, GuideConfig
 
@@ -154,3 +156,27 @@ def test_the_predictor_learns_and_its_features_are_its_last_layer(data):
         features = made.features(images[:5])
         torch.testing.assert_close(made.encoder.out(features), made(images[:5]))
     assert features.shape == (5, 256)
+
+
+def test_a_published_training_is_not_done_again(data, tmp_path, monkeypatch):
+    """Weights and log come from the file whose hash is that of data, configuration and seed; anything else trains."""
+    images, z = data
+    monkeypatch.setattr(store, "folder", lambda: tmp_path)
+    first = predictor.train(images, z, predictor.Config(rounds=20, batch=32, width=16, score_every=10), 0)
+    config = predictor.Config(rounds=20, batch=32, width=16, score_every=10)
+    identity = training_images.identity_of("predictor", images, z, 0, **asdict(config))
+    path = store.write("predictor", identity, first, "a test")
+    assert path.parent == tmp_path and path.stat().st_size < 4e6
+    again = predictor.train(images, z, config, 0)
+    assert again.history == [] and again.scores == first.scores and all(torch.equal(a, b) for a, b in zip(first.modules["predictor"].parameters(), again.modules["predictor"].parameters()))
+    assert predictor.train(images, z, config, 1).history and predictor.train(images, z, config, 0, published=False).history
+    card, = store.cards()
+    assert card["about"] == "a test" and card["recipe"]["rounds"] == 20 and len(card["sha256"]) == 64 and path.name in store.readme() and "a test" in store.readme()
+
+
+def test_named_data_are_known_by_their_name(data):
+    """Images drawn on another machine differ in their last bits; their name finds the weights all the same."""
+    images, z = data
+    named = [training_images.identity_of("generator", x, z, 0, "pendulum 16", rounds=1) for x in (images, images + 1e-7)]
+    hashed = [training_images.identity_of("generator", x, z, 0, rounds=1) for x in (images, images + 1e-7)]
+    assert named[0] == named[1] and hashed[0] != hashed[1] and named[0] != training_images.identity_of("generator", images, z, 0, "flow 16", rounds=1)

@@ -60,6 +60,11 @@ class Bench:
         return self.standardised(WORLDS[self.world].read(images.cpu())).numpy()
 
     @property
+    def data(self) -> str:
+        """Name of the training images for `image_models`: what draws them, and a number to raise when the drawing changes."""
+        return f"{self.name} {self.images.shape[-1]} {len(self.scenes.images)} 1"
+
+    @property
     def background(self) -> float:
         """Value of the pixels where nothing is drawn."""
         return 0.0 if self.world == "morphomnist" else 1.0

@@ -21,10 +21,10 @@ from torch.nn.functional import silu, softplus
 
 from gencausal import graph, seeding, solvers
 from gencausal.counterfactual import Sampling, abduct
-from gencausal.image_models.guided import GeneratorConfig, Stream, checkpoint_file, held_out_loss, identity_of, make_generator, prepare
+from gencausal.image_models.guided import GeneratorConfig, Stream, held_out_loss, identity_of, make_generator, prepare, trained
 from gencausal.nn.mlp import StackedLinear
 from gencausal.nn.unet import Encoder
-from gencausal.training import Player, Trained, fit
+from gencausal.training import Player, Trained
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def make(channels: int, size: int, mask: np.ndarray, config: Config, seed: int, 
     return nn.ModuleDict({"decoder": decoder, "code": CausalCode(channels, size, mask, config, seeding.generator(seed, "code", device=device)).to(device)})
 
 
-def train(images: torch.Tensor, z: torch.Tensor, mask: np.ndarray, config: Config, seed: int, folder: Path | None = None, device: torch.device | str = "cpu") -> Trained:
+def train(images: torch.Tensor, z: torch.Tensor, mask: np.ndarray, config: Config, seed: int, folder: Path | None = None, device: torch.device | str = "cpu", published: bool = True, data: str = "") -> Trained:
     """Eq. causaldiffae-loss on `images [N, C, S, S]` and labels `z [N, n]`; the result's module is `both`."""
     images, z, labelled, fit_rows, held = prepare(images, z, seed, 1.0, device)
     both = make(images.shape[1], images.shape[2], mask, config, seed, device)
@@ -107,8 +107,8 @@ def train(images: torch.Tensor, z: torch.Tensor, mask: np.ndarray, config: Confi
 
     generator = config.generator
     player = Player(both, loss, generator.lr, weight_decay=generator.weight_decay, average=generator.average, stacked=False)
-    identity = identity_of("causaldiffae", images, z, seed, mask=np.asarray(mask).tolist(), **asdict(config))
-    return fit({"both": player}, generator.rounds, [stream.rng, codes], config=identity, seed=seed, score=score, score_every=generator.score_every, checkpoint=checkpoint_file(folder, "causaldiffae", identity), label="causaldiffae")
+    identity = identity_of("causaldiffae", images, z, seed, data, mask=np.asarray(mask).tolist(), **asdict(config))
+    return trained("causaldiffae", identity, {"both": player}, generator.rounds, [stream.rng, codes], seed, folder, published, score=score, score_every=generator.score_every)
 
 
 def counterfactual(both: nn.ModuleDict, images: torch.Tensor, z: torch.Tensor | None, do: dict[int, torch.Tensor | float], sampling: Sampling, rng: torch.Generator | None = None) -> torch.Tensor:

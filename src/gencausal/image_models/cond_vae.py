@@ -16,9 +16,9 @@ from torch import nn
 from torch.nn.functional import softplus
 
 from gencausal import scm, seeding
-from gencausal.image_models.guided import checkpoint_file, identity_of, prepare
+from gencausal.image_models.guided import identity_of, prepare, trained
 from gencausal.nn.unet import Decoder, Encoder
-from gencausal.training import Player, Trained, fit
+from gencausal.training import Player, Trained
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def make(channels: int, size: int, mask: np.ndarray, config: Config, seed: int, 
     return nn.ModuleDict({"vae": vae, "scm": scm.make(config.form, mask, seeding.generator(seed, "scm"))}).to(device)
 
 
-def train(images: torch.Tensor, z: torch.Tensor, mask: np.ndarray, config: Config, seed: int, folder: Path | None = None, device: torch.device | str = "cpu") -> Trained:
+def train(images: torch.Tensor, z: torch.Tensor, mask: np.ndarray, config: Config, seed: int, folder: Path | None = None, device: torch.device | str = "cpu", published: bool = True, data: str = "") -> Trained:
     """Eq. cond-vae and the SCM's regression on `images [N, C, S, S]` and factors `z [N, n]`; the result's module is `both`."""
     images, z, _, fit_rows, held = prepare(images, z, seed, 1.0, device)
     both, rng = make(images.shape[1], images.shape[2], mask, config, seed, device), seeding.generator(seed, "vae-batches", device=device)
@@ -89,8 +89,8 @@ def train(images: torch.Tensor, z: torch.Tensor, mask: np.ndarray, config: Confi
         return {"held_out": found["pixels"] + found["latent"]}
 
     player = Player(both, loss, config.lr, weight_decay=config.weight_decay, average=config.average, stacked=False)
-    identity = identity_of("cond_vae", images, z, seed, mask=np.asarray(mask).tolist(), **asdict(config))
-    return fit({"both": player}, config.rounds, [rng], config=identity, seed=seed, score=score, score_every=config.score_every, checkpoint=checkpoint_file(folder, "cond_vae", identity), label="cond_vae")
+    identity = identity_of("cond_vae", images, z, seed, data, mask=np.asarray(mask).tolist(), **asdict(config))
+    return trained("cond_vae", identity, {"both": player}, config.rounds, [rng], seed, folder, published, score=score, score_every=config.score_every)
 
 
 def counterfactual(both: nn.ModuleDict, images: torch.Tensor, z: torch.Tensor, do: dict[int, torch.Tensor | float]) -> torch.Tensor:

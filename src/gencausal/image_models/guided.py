@@ -1,7 +1,7 @@
 r"""Training of what guided counterfactual images need: a generator, and a guide of projector and SCM (`guidance`, Eq. joint-loss).
 
 Where the projector reads (x_t, t) generator and guide share no weight, so training them jointly is training each alone on the same batches; `train_jointly` is for a projector that
-reads the generator's denoised image, whose loss then reaches the generator.
+reads the generator's denoised image, whose loss then reaches the generator. Published weights are taken where a training is exactly theirs (`store`), unless `published` is False; `data` names images that are drawn anew (`identity_of`).
 
 Images are [N, C, S, S] in [0, 1] here and in [-1, 1] inside the networks; factors z are standardised, [N, n].
 """
@@ -16,6 +16,7 @@ from torch import nn
 from gencausal import checks, scm, seeding, solvers
 from gencausal.checkpoints import config_hash, tensor_hash
 from gencausal.guidance import Guide, ImageDenoiser, factor_loss, mechanism_loss, penalties
+from gencausal.image_models import store
 from gencausal.nn.unet import Encoder, UNet
 from gencausal.training import Player, Trained, fit
 
@@ -92,8 +93,17 @@ def prepare(images: torch.Tensor, z: torch.Tensor, seed: int, label_share: float
     return images, z, labelled, *held_out(len(images), seed)
 
 
-def identity_of(kind: str, images: torch.Tensor, z: torch.Tensor, seed: int, **more) -> dict:
-    return {"kind": kind, "images": tensor_hash(images), "factors": tensor_hash(z), "seed": seed} | more
+def trained(kind: str, identity: dict, players: dict[str, Player], rounds: int, generators: list[torch.Generator], seed: int, folder: Path | None, published: bool, **options) -> Trained:
+    """The published training of `identity` where there is one and it is wanted, else `fit`."""
+    if published and (found := store.read(kind, identity, {name: player.module for name, player in players.items()})):
+        return found
+    return fit(players, rounds, generators, config=identity, seed=seed, checkpoint=checkpoint_file(folder, kind, identity), label=kind, **options)
+
+
+def identity_of(kind: str, images: torch.Tensor, z: torch.Tensor, seed: int, data: str = "", **more) -> dict:
+    """What decides a training. data: a name for images and factors that are drawn anew on every machine, where they agree but for the last bits; by default their hash."""
+    known = {"data": data} if data else {"images": tensor_hash(images), "factors": tensor_hash(z)}
+    return {"kind": kind, "seed": seed} | known | more
 
 
 def checkpoint_file(folder: Path | None, kind: str, identity: dict) -> Path | None:
@@ -113,7 +123,7 @@ def make_guide(config: GuideConfig, channels: int, size: int, mask: np.ndarray, 
     return Guide(projector, scm.make(config.form, mask, seeding.generator(seed, "scm")), config.sees).to(device)
 
 
-def train_generator(images: torch.Tensor, config: GeneratorConfig, seed: int, folder: Path | None = None, device: torch.device | str = "cpu") -> Trained:
+def train_generator(images: torch.Tensor, config: GeneratorConfig, seed: int, folder: Path | None = None, device: torch.device | str = "cpu", published: bool = True, data: str = "") -> Trained:
     """The generator of `images [N, C, S, S]` (first term of Eq. joint-loss), averaged weights, the round of the lowest held-out loss."""
     z = torch.zeros(len(images), 1)
     images, z, labelled, fit_rows, held = prepare(images, z, seed, 1.0, device)
@@ -128,8 +138,8 @@ def train_generator(images: torch.Tensor, config: GeneratorConfig, seed: int, fo
         return {"held_out": held_out_loss(modules["generator"], images[held], seed)[None]}
 
     player = Player(denoiser, loss, config.lr, weight_decay=config.weight_decay, average=config.average, stacked=False)
-    identity = identity_of("generator-images", images, z, seed, **asdict(config))
-    return fit({"generator": player}, config.rounds, [stream.rng], config=identity, seed=seed, score=score, score_every=config.score_every, checkpoint=checkpoint_file(folder, "images", identity), label="generator")
+    identity = identity_of("generator", images, z, seed, data, **asdict(config))
+    return trained("generator", identity, {"generator": player}, config.rounds, [stream.rng], seed, folder, published, score=score, score_every=config.score_every)
 
 
 @torch.no_grad()
@@ -167,7 +177,7 @@ def factor_errors(guide: Guide, images: torch.Tensor, z: torch.Tensor, seed: int
 
 
 def train_guide(images: torch.Tensor, z: torch.Tensor, mask: np.ndarray, config: GuideConfig, seed: int, folder: Path | None = None, device: torch.device | str = "cpu",
-                denoiser: ImageDenoiser | None = None) -> Trained:
+                denoiser: ImageDenoiser | None = None, published: bool = True, data: str = "") -> Trained:
     """Projector and SCM of `images [N, C, S, S]` with standardised factors `z [N, n]` over the edges in `mask`; a projector that sees denoised images needs the trained `denoiser`, which stays as it is."""
     if config.sees == "denoised" and denoiser is None:
         raise checks.InputError("sees='denoised' needs denoiser, a trained generator.")
@@ -179,12 +189,12 @@ def train_guide(images: torch.Tensor, z: torch.Tensor, mask: np.ndarray, config:
         return {"held_out": factor_errors(modules["guide"], images[held][:256], z[held][:256], seed, [0, 200, 400, 600], denoiser).mean()[None]}
 
     player = Player(guide, lambda: _guide_terms(guide, config, stream.draw(), denoiser), config.lr, weight_decay=config.weight_decay, average=config.average, stacked=False)
-    identity = identity_of("guide", images, z, seed, mask=np.asarray(mask).tolist(), denoiser=denoiser and tensor_hash(*denoiser.parameters()), **asdict(config))
-    return fit({"guide": player}, config.rounds, [stream.rng], config=identity, seed=seed, score=score, score_every=config.score_every, checkpoint=checkpoint_file(folder, "guide", identity), label="guide")
+    identity = identity_of("guide", images, z, seed, data, mask=np.asarray(mask).tolist(), denoiser=denoiser and tensor_hash(*denoiser.parameters()), **asdict(config))
+    return trained("guide", identity, {"guide": player}, config.rounds, [stream.rng], seed, folder, published, score=score, score_every=config.score_every)
 
 
 def train_jointly(images: torch.Tensor, z: torch.Tensor, mask: np.ndarray, generator: GeneratorConfig, guide: GuideConfig, seed: int, folder: Path | None = None,
-                  device: torch.device | str = "cpu") -> Trained:
+                  device: torch.device | str = "cpu", published: bool = True, data: str = "") -> Trained:
     """Generator and guide by Eq. joint-loss in one loop, at the generator's rounds, batch and rate; the result's modules are `both.generator` and `both.guide`."""
     images, z, labelled, fit_rows, held = prepare(images, z, seed, guide.label_share, device)
     both = nn.ModuleDict({"generator": make_generator(generator, images.shape[1], images.shape[2], seed, device), "guide": make_guide(guide, images.shape[1], images.shape[2], mask, seed, device)})
@@ -200,5 +210,5 @@ def train_jointly(images: torch.Tensor, z: torch.Tensor, mask: np.ndarray, gener
         return {"held_out": (held_out_loss(modules["both"]["generator"], images[held], seed) + guide.factor_weight * errors)[None]}
 
     player = Player(both, loss, generator.lr, weight_decay=generator.weight_decay, average=generator.average, stacked=False)
-    identity = identity_of("joint", images, z, seed, mask=np.asarray(mask).tolist(), generator=asdict(generator), guide=asdict(guide))
-    return fit({"both": player}, generator.rounds, [stream.rng], config=identity, seed=seed, score=score, score_every=generator.score_every, checkpoint=checkpoint_file(folder, "joint", identity), label="joint")
+    identity = identity_of("joint", images, z, seed, data, mask=np.asarray(mask).tolist(), generator=asdict(generator), guide=asdict(guide))
+    return trained("joint", identity, {"both": player}, generator.rounds, [stream.rng], seed, folder, published, score=score, score_every=generator.score_every)

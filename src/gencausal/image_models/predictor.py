@@ -11,9 +11,9 @@ from torch import nn
 from torch.nn.functional import silu
 
 from gencausal import seeding
-from gencausal.image_models.guided import checkpoint_file, identity_of, prepare
+from gencausal.image_models.guided import identity_of, prepare, trained
 from gencausal.nn.unet import Encoder
-from gencausal.training import Player, Trained, fit
+from gencausal.training import Player, Trained
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ def make(channels: int, size: int, factors: int, config: Config, seed: int, devi
     return Predictor(channels, size, factors, config, seeding.generator(seed, "predictor")).to(device)
 
 
-def train(images: torch.Tensor, z: torch.Tensor, config: Config, seed: int, folder: Path | None = None, device: torch.device | str = "cpu") -> Trained:
+def train(images: torch.Tensor, z: torch.Tensor, config: Config, seed: int, folder: Path | None = None, device: torch.device | str = "cpu", published: bool = True, data: str = "") -> Trained:
     """Least squares of `z [N, n]` on clean `images [N, C, S, S]`; the result's module is `predictor`."""
     images, z, _, fit_rows, held = prepare(images, z, seed, 1.0, device)
     predictor, rng = make(images.shape[1], images.shape[2], z.shape[1], config, seed, device), seeding.generator(seed, "predictor-batches", device=device)
@@ -67,5 +67,5 @@ def train(images: torch.Tensor, z: torch.Tensor, config: Config, seed: int, fold
             return {"held_out": (modules["predictor"](images[held]) - z[held]).square().mean()[None]}
 
     player = Player(predictor, loss, config.lr, weight_decay=config.weight_decay, average=config.average, stacked=False)
-    identity = identity_of("predictor", images, z, seed, **asdict(config))
-    return fit({"predictor": player}, config.rounds, [rng], config=identity, seed=seed, score=score, score_every=config.score_every, checkpoint=checkpoint_file(folder, "predictor", identity), label="predictor")
+    identity = identity_of("predictor", images, z, seed, data, **asdict(config))
+    return trained("predictor", identity, {"predictor": player}, config.rounds, [rng], seed, folder, published, score=score, score_every=config.score_every)

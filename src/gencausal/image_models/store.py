@@ -1,0 +1,74 @@
+"""Published weights: `data/checkpoints/<kind>-<hash>.safetensors`, the averaged weights of one training and its log, found by the hash of everything that decided them.
+
+A training whose configuration, images, factors and seed are those of a published file is not done again. `cards()` lists what is there with its recipe; `data/checkpoints/README.md` is written from it.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from torch import nn
+
+from gencausal import paths
+from gencausal.checkpoints import config_hash, load_state, save_state
+from gencausal.training import Trained
+
+
+def folder() -> Path:
+    return paths.root() / "data" / "checkpoints"
+
+
+def file_of(kind: str, identity: dict) -> Path:
+    """Where the weights of this training are, or would be."""
+    return folder() / f"{kind}-{config_hash(identity)}.safetensors"
+
+
+def read(kind: str, identity: dict, modules: dict[str, nn.Module]) -> Trained | None:
+    """The published training of `identity` with its weights in `modules`, or None where there is none."""
+    key = config_hash(identity)
+    device = next(next(iter(modules.values())).parameters()).device
+    found = load_state(file_of(kind, identity), key, device)
+    if found is None:
+        return None
+    tensors, meta = found
+    with torch.no_grad():
+        for name, module in modules.items():
+            for parameter_name, parameter in module.named_parameters():
+                parameter.copy_(tensors[f"{name}.{parameter_name}"])
+    return Trained({name: module.eval() for name, module in modules.items()}, [], meta["scores"], torch.tensor(meta["best_score"]), torch.tensor(meta["best_round"]), meta["rounds"], meta["seconds"])
+
+
+def write(kind: str, identity: dict, trained: Trained, about: str) -> Path:
+    """Publish `trained`: weights, recipe (`identity`), log and one line `about` what it is; returns the file."""
+    tensors = {f"{name}.{key}": value for name, module in trained.modules.items() for key, value in module.named_parameters()}
+    meta = {"config": config_hash(identity), "kind": kind, "about": about, "recipe": identity, "scores": trained.scores, "best_score": trained.best_score.tolist(), "best_round": trained.best_round.tolist(),
+            "rounds": trained.rounds, "seconds": round(trained.seconds, 1)}
+    save_state(path := file_of(kind, identity), tensors, meta)
+    return path
+
+
+def cards(place: Path | None = None) -> list[dict]:
+    """Kind, what it is, recipe, log, bytes and SHA-256 of every published file, sorted by name."""
+    found = []
+    for path in sorted((place or folder()).glob("*.safetensors")):
+        with safe_open(path, "pt") as file:
+            meta = json.loads(file.metadata()["meta"])
+        found.append(meta | {"file": path.name, "bytes": path.stat().st_size, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()})
+    return found
+
+
+def readme(place: Path | None = None) -> str:
+    """The model cards as Markdown: what `data/checkpoints/README.md` holds."""
+    text = ["# Published weights\n", "Written by `python -m gencausal.image_models.store`. Weights are safetensors, nothing is pickled; each file also holds its recipe and log in its header. `scratch=True` in the",
+            "notebooks trains anew.\n"]
+    for card in cards(place):
+        recipe = {key: value for key, value in card["recipe"].items() if key not in ("kind", "images", "factors")}
+        text += [f"## {card['file']}\n", f"{card['about']}\n", f"- Kind: {card['kind']}; {card['rounds']} rounds, {card['seconds'] / 60:.0f} minutes; held-out score {card['best_score'][0]:.4g} at round {card['best_round'][0]}",
+                 f"- Recipe: `{json.dumps(recipe)}`", f"- Bytes {card['bytes']}, SHA-256 `{card['sha256']}`\n"]
+    return "\n".join(text)
+
+
+if __name__ == "__main__":
+    paths.write_whole(folder() / "README.md", readme())
