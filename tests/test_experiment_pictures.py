@@ -148,3 +148,24 @@ def test_morphomnist_truth_is_the_reading_of_the_true_image():
     assert mean(left, "acm_intervened") > 0.3 and mean(left, "acm_nondescendant") < 0.05
     moved, _ = pictures.sequences(bench, lambda images, z, do: images, "left", 0, steps=2, null=True)
     assert mean(moved, "acm_all") < 0.05
+
+
+def test_every_method_trains_and_draws(made):
+    bench = made["pendulum"]
+    tiny = models.GeneratorConfig(rounds=3, batch=8, width=16, blocks=1, score_every=3)
+    guide = models.GuideConfig(rounds=3, batch=8, width=16, score_every=3)
+    sizes = pictures.Sizes(tiny, guide, pictures.cond_vae.Config(rounds=3, batch=8, width=16, score_every=3), pictures.predictor.Config(rounds=3, batch=8, width=16, score_every=3))
+    trainer, sampling = pictures.Trainer(bench), Sampling(steps=2)
+    denoiser = trainer.generator(tiny)
+    draws = {"guided": pictures.guided(denoiser, trainer.guide(guide), sampling), "joint": pictures.guided(*trainer.joint(sizes), sampling), "causaldiffae": pictures.causaldiffae_draw(trainer.causaldiffae(sizes), sampling),
+             "released": pictures.causaldiffae_draw(trainer.causaldiffae(sizes, as_released=True), Sampling(steps=2, abduction="noise")), "cond_vae": pictures.vae_draw(trainer.vae(sizes))}
+    drawn = {name: draw(bench.images, bench.z, {0: torch.zeros(20)}) for name, draw in draws.items()}
+    assert all(images.shape == bench.images.shape and 0 <= images.min() and images.max() <= 1 for images in drawn.values())
+    assert trainer.predictor(sizes)(bench.images).shape == (20, 4)
+
+
+def test_wrong_graphs_are_acyclic_and_wrong():
+    mask = graph.adjacency(pendulum.GRAPH, pendulum.NAMES)
+    for name, other in pictures.wrong_graphs(mask).items():
+        assert graph.order(other) and graph.shd(other, mask) >= 2, name
+    assert pictures.wrong_graphs(mask)["reversed"][2, 0] == 1

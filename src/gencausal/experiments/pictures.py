@@ -6,6 +6,7 @@ otherwise. Result rows stand for blocks of `BLOCK` images of one target, `unit` 
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -15,6 +16,8 @@ from gencausal.counterfactual import Sampling, abduct, counterfactual, read, seq
 from gencausal.data import flow, morphomnist, pendulum
 from gencausal.data.scenes import Scenes
 from gencausal.guidance import Guide, ImageDenoiser
+from gencausal.image_models import causaldiffae, cond_vae, guided as models, predictor
+from gencausal.image_models.guided import GeneratorConfig, GuideConfig
 
 WORLDS = {"pendulum": pendulum, "flow": flow, "morphomnist": morphomnist}
 SIZES = {"pendulum": 64, "flow": 64, "morphomnist": 32}
@@ -127,6 +130,68 @@ def guided(denoiser: ImageDenoiser, guide: Guide, sampling: Sampling, seed: int 
         return (found + 1) / 2
 
     return draw
+
+
+def causaldiffae_draw(both, sampling: Sampling, seed: int = 0) -> Draw:
+    """CausalDiffAE: DDIM under the code of the image, changed by the intervention; the image's noise as `sampling.abduction` says."""
+    return lambda images, z, do: causaldiffae.counterfactual(both, images, None, do, sampling, seeding.generator(seed, "draw", device=images.device))
+
+
+def vae_draw(both) -> Draw:
+    """The conditional VAE with the units' true factors, which it needs."""
+    return lambda images, z, do: cond_vae.counterfactual(both, images, z.float(), do)
+
+
+def wrong_graphs(mask: np.ndarray) -> dict[str, np.ndarray]:
+    """Two graphs that are not the true one: every edge turned, and the true edges among the nodes moved on by one."""
+    order = np.roll(np.arange(len(mask)), 1)
+    return {"reversed": mask.T.copy(), "wrong": mask[np.ix_(order, order)]}
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What is trained on a world: the guided method and its rivals at one backbone and budget."""
+
+    generator: GeneratorConfig = GeneratorConfig()
+    guide: GuideConfig = GuideConfig()
+    vae: cond_vae.Config = cond_vae.Config()
+    judge: predictor.Config = predictor.Config()
+    gamma: float = 1.0  # of CausalDiffAE
+
+
+@dataclass(frozen=True)
+class Trainer:
+    """Everything that a training on `bench` needs besides its configuration; published weights are taken where they fit."""
+
+    bench: Bench
+    folder: Path | None = None
+    device: torch.device | str = "cpu"
+    published: bool = True
+
+    def _options(self) -> dict:
+        return {"folder": self.folder, "device": self.device, "published": self.published, "data": self.bench.data}
+
+    def generator(self, config: GeneratorConfig, seed: int = 0) -> ImageDenoiser:
+        return models.train_generator(self.bench.training[0], config, seed, **self._options()).modules["generator"].requires_grad_(False)
+
+    def guide(self, config: GuideConfig, seed: int = 0, mask: np.ndarray | None = None, denoiser: ImageDenoiser | None = None) -> Guide:
+        """The guide over `mask`, by default the true graph."""
+        mask = self.bench.mask if mask is None else mask
+        return models.train_guide(*self.bench.training, mask, config, seed, denoiser=denoiser, **self._options()).modules["guide"].requires_grad_(False)
+
+    def joint(self, sizes: Sizes, seed: int = 0) -> tuple[ImageDenoiser, Guide]:
+        both = models.train_jointly(*self.bench.training, self.bench.mask, sizes.generator, sizes.guide, seed, **self._options()).modules["both"].requires_grad_(False)
+        return both["generator"], both["guide"]
+
+    def causaldiffae(self, sizes: Sizes, seed: int = 0, as_released: bool = False):
+        config = causaldiffae.Config(generator=sizes.generator, gamma=sizes.gamma, as_released=as_released)
+        return causaldiffae.train(*self.bench.training, self.bench.mask, config, seed, **self._options()).modules["both"].requires_grad_(False)
+
+    def vae(self, sizes: Sizes, seed: int = 0):
+        return cond_vae.train(*self.bench.training, self.bench.mask, sizes.vae, seed, **self._options()).modules["both"].requires_grad_(False)
+
+    def predictor(self, sizes: Sizes, seed: int = 0):
+        return predictor.train(*self.bench.training, sizes.judge, seed, **self._options()).modules["predictor"].requires_grad_(False)
 
 
 def score(bench: Bench, draw: Draw, method: str, seed: int, experiment: str = "dc.E1", steer: Callable[[torch.Tensor], torch.Tensor] | None = None) -> list[dict]:
