@@ -44,6 +44,8 @@ METRICS = {
     **{prefix + name: False for prefix in ("", "bounded_") for name in ("gradient_trace", "gradient_trace_se", "gradient_trace_relative", "gradient_bias", "identity_left", "identity_right", "identity_z")},
     "chi2": False, "tail_share": False,
     "win_percent": True, "win_percent_in": True,
+    "acm_all": False, "acm_guide_intervened": False, "acm_guide_descendant": False, "acm_guide_nondescendant": False, "factor_error": False, "unreadable": False, "psnr": True, "psnr_masked": True,
+    "composition": False, "reversibility": False, "cld": False, "frechet": False, "disentanglement": True, "completeness": True, "hallucination": False, "auroc": True, "shd": False, "acyclicity": False, "slope_acm": False,
     "seconds": False, "seconds_training": False, "nfe": False, "steps": False, "parameters": False, "peak_memory_mib": False,
 }
 
