@@ -109,7 +109,6 @@ class MLPSCM(SCM):
     def __init__(self, mask: np.ndarray, rng: torch.Generator, width: int = 64):
         super().__init__(mask)
         self.networks = NodeNetworks(self.mask, rng, width)
-        self.has_parents = bool(self.mask.any())
 
     def weights(self) -> torch.Tensor:
         return self.networks.weights()

@@ -153,7 +153,7 @@ def _ratio(top: torch.Tensor, bottom: torch.Tensor, least: float) -> torch.Tenso
 
 
 def load(variant: str = "noisy", size: int = 64, seed: int = 0) -> Scenes:
-    """The 7,308 images of a variant, drawn anew; the block is the test-free square angle in [0, 20], light in [110, 130]."""
+    """The 7,308 images of a variant, drawn anew; the block is the square angle in [0, 20], light in [110, 130]."""
     checks.choice(variant, "variant", VARIANTS)
     i, j = np.arange(-40, 44), np.array([j for j in range(60, 148) if j != 100])
     roots = torch.as_tensor(np.stack(np.meshgrid(i, j, indexing="ij"), -1).reshape(-1, 2), dtype=torch.float64)
