@@ -8,7 +8,8 @@ The last term is KL(N(z, I) || N(y, I)), each y_i repeated over its k coordinate
 causal order, then DDIM from x_t0 under z_bar. x_t0 is a draw of q(x_t0 | x_0), as released, or DDIM inversion under the factual z.
 
 `as_released` restores two defects of the public code: f_i reads the parents' u in place of their z (one hop, so a chain breaks), and an intervention overwrites z after its propagation, so
-that nothing follows from it.
+that nothing follows from it. They come apart in `propagate(early=True)`: one hop, with the intervention before it (`Eq. one-hop`, z_i = f_i(A_{.i} o u) + u_i with u_i = z_i = c for the
+intervened), which is what training fits and what a fair comparison of the two kinds of parents needs. A `mask` without edges has no causal layer, z = u: a diffusion autoencoder with labels.
 """
 
 from dataclasses import asdict, dataclass
@@ -63,10 +64,11 @@ class CausalCode(nn.Module):
         h = silu(self.layers[0](seen.flatten(2)))
         return self.layers[1](h).transpose(0, 1) * self.mask.any(0)[None, :, None]
 
-    def propagate(self, u: torch.Tensor, do: dict[int, torch.Tensor] | None = None) -> torch.Tensor:
-        """z [B, n, k] from u under `do` (factor to values [B], repeated over its coordinates)."""
+    def propagate(self, u: torch.Tensor, do: dict[int, torch.Tensor] | None = None, early: bool = False) -> torch.Tensor:
+        """z [B, n, k] from u under `do` (factor to values [B], repeated over its coordinates). early: as released but with the intervention before the hop (Eq. one-hop)."""
         values = {i: v[:, None].expand(-1, self.k) for i, v in (do or {}).items()}
         if self.as_released:
+            u = torch.stack([values.get(i, u[:, i]) for i in range(self.n)], 1) if early else u
             z = list((self.mechanisms(u) + u).unbind(1))
             return torch.stack([values.get(i, z[i]) for i in range(self.n)], 1)
         z = list(torch.zeros_like(u).unbind(1))
@@ -111,12 +113,15 @@ def train(images: torch.Tensor, z: torch.Tensor, mask: np.ndarray, config: Confi
     return trained("causaldiffae", identity, {"both": player}, generator.rounds, [stream.rng, codes], seed, folder, published, score=score, score_every=generator.score_every)
 
 
-def counterfactual(both: nn.ModuleDict, images: torch.Tensor, z: torch.Tensor | None, do: dict[int, torch.Tensor | float], sampling: Sampling, rng: torch.Generator | None = None) -> torch.Tensor:
-    """Images [B, C, S, S] in [0, 1] of the same units under `do` (factor to standardised value or values [B]); the image's noise as `sampling.abduction` says. `z` is not read: the code comes from the image."""
+def counterfactual(both: nn.ModuleDict, images: torch.Tensor, z: torch.Tensor | None, do: dict[int, torch.Tensor | float], sampling: Sampling, rng: torch.Generator | None = None, early: bool = False) -> torch.Tensor:
+    """Images [B, C, S, S] in [0, 1] of the same units under `do` (factor to standardised value or values [B]); the image's noise as `sampling.abduction` says. `z` is not read: the code comes from the image.
+
+    early: see `CausalCode.propagate`. An empty `do` gives the reconstruction.
+    """
     x, code, grid = 2 * images - 1, both["code"], sampling.grid()
     with torch.no_grad():
         u = code.posterior(x)[0]
         values = {i: torch.as_tensor(v, dtype=x.dtype, device=x.device).expand(len(x)) for i, v in do.items()}
-        before, after = code.propagate(u).flatten(1), code.propagate(u, values).flatten(1)
+        before, after = code.propagate(u).flatten(1), code.propagate(u, values, early).flatten(1)
         noise = abduct(lambda v, a, s: both["decoder"](v, a, s, before), x, grid, rng if sampling.abduction == "noise" else None)
         return (solvers.ddim(lambda v, a, s: both["decoder"](v, a, s, after), noise, grid).clamp(-1, 1) + 1) / 2
