@@ -23,8 +23,8 @@ def monte_carlo_p(observed: float, null) -> float:
     return float((1 + (null >= observed).sum()) / (len(null) + 1))
 
 
-def reinitialised(make: Callable[[int], nn.Module], score: Callable[[nn.Module], float], seeds: list[int]) -> np.ndarray:
-    """Scores of untrained networks `make(seed)`, [B]; `score` does the whole search, whatever choices it holds."""
+def reinitialised(make: Callable[[int], nn.Module], score: Callable[[nn.Module], float | np.ndarray], seeds: list[int]) -> np.ndarray:
+    """Scores of untrained networks `make(seed)`, [B], or [B, m] where `score` gives m of one network; `score` does the whole search, whatever choices it holds."""
     return np.array([score(make(seed)) for seed in seeds])
 
 
