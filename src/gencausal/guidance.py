@@ -97,9 +97,9 @@ class Guide(nn.Module):
         return gradient, residual
 
 
-def penalties(model: SCM, alpha: float, rho: float, sparsity: float) -> torch.Tensor:
-    """a h(A) + (r/2) h(A)^2 + lambda_1 |A|_1 of Eq. joint-loss, a scalar; zero for a given graph, whose mask is acyclic."""
-    weights = model.weights()
+def penalties(model: SCM, alpha: float, rho: float, sparsity: float, z: torch.Tensor | None = None) -> torch.Tensor:
+    """a h(A) + (r/2) h(A)^2 + lambda_1 |A|_1 of Eq. joint-loss, a scalar; zero for a given graph, whose mask is acyclic. A: Eq. edge-strength over `z [B, n]`, or `weights()` without it."""
+    weights = model.weights() if z is None else model.strength(z)
     h = graph.acyclicity(weights)
     return alpha * h + 0.5 * rho * h**2 + sparsity * weights.abs().sum()
 

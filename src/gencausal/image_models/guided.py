@@ -48,7 +48,7 @@ class GuideConfig:
     patch: int = 4  # side of a patch
     sees: str = "noisy"  # the projector reads (x_t, t), or the "denoised" image
     form: str = "mlp"  # of the mechanisms, one of scm.FORMS
-    learned: bool = False  # the graph is learned, else its mask is given
+    learned: bool = False  # the graph is learned (Eq. edge-strength), else its mask is given
     factor_weight: float = 1.0  # lambda_z
     weighting: str = "one"  # w_t
     mechanism_weight: float = 1.0  # lambda_s
@@ -159,8 +159,8 @@ def _guide_terms(guide: Guide, config: GuideConfig, batch: tuple[torch.Tensor, .
     _, z, labelled, x_t, _, alpha, sigma = batch
     terms = {"factors": config.factor_weight * factor_loss(guide, z, x_t, alpha, sigma, labelled, config.weighting, denoiser).mean()[None],
              "mechanisms": config.mechanism_weight * mechanism_loss(guide.scm, z, labelled).mean()[None]}
-    if config.learned:
-        terms["graph"] = penalties(guide.scm, config.acyclicity, config.acyclicity_squared, config.sparsity)[None]
+    if config.learned and bool(labelled.any()):
+        terms["graph"] = penalties(guide.scm, config.acyclicity, config.acyclicity_squared, config.sparsity, z[labelled > 0])[None]
     return terms
 
 
