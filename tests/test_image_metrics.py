@@ -51,6 +51,9 @@ def test_frechet_closed_forms():
     assert image_metrics.frechet(a + [1, 0, 0, 2, 0], a) == pytest.approx(5)
     centred = a - a.mean(0)
     assert image_metrics.frechet(3 * centred, centred) == pytest.approx(4 * np.trace(np.cov(a, rowvar=False)))
+    white = np.linalg.solve(np.linalg.cholesky(np.cov(centred, rowvar=False)), centred.T).T  # covariance I exactly
+    first, second = np.array([1.0, 2, 3, 0, 5]), np.array([2.0, 2, 1, 4, 0])
+    assert image_metrics.frechet(white * first, white * second + 1) == pytest.approx(((first - second) ** 2).sum() + 5), "normal laws with commuting covariances"
     b, turn = RNG.normal(size=(400, 5)), np.linalg.qr(RNG.normal(size=(5, 5)))[0]
     assert image_metrics.frechet(a @ turn, b @ turn) == pytest.approx(image_metrics.frechet(a, b)) == pytest.approx(image_metrics.frechet(b, a))
 
@@ -70,6 +73,27 @@ def test_cld_by_hand():
     assert image_metrics.cld([1.0], near, far) == pytest.approx(0)
     assert image_metrics.cld([1.0], far, near) == pytest.approx(1)
     assert image_metrics.cld([1.0], np.array([[0.5, 2, 2, 2]]), far) == pytest.approx(np.log(0.8 * np.exp(0.25) + 0.2))
+
+
+def test_cld_counts_only_images_with_the_value():
+    """Eq. cld: NaN marks another value; without any image of a value there is no number."""
+    near, far = np.array([[2.0, np.nan, 0.5, np.nan]]), np.array([[np.nan, 0.5, np.nan, np.nan]])
+    assert image_metrics.cld([1.0], near, far) == pytest.approx(np.log(0.8 * np.exp(0.5) + 0.2))
+    assert np.isnan(image_metrics.cld([1.0], np.full((1, 3), np.nan), far)).all()
+
+
+def test_divergence_of_normal_laws():
+    """Eq. gaussian-kl: 0 for a law and itself, a shift by one sd costs 1/2 a coordinate, a doubled sd what the formula says, and it is not symmetric."""
+    mean, sd = RNG.normal(size=(3, 4)), 0.1 + RNG.random((3, 4))
+    found = image_metrics.gaussian_kl(mean, sd, mean, sd)
+    np.testing.assert_allclose(np.diagonal(found), 0, atol=1e-9)
+    assert found.shape == (3, 3) and (found[~np.eye(3, dtype=bool)] > 0).all() and abs(found[0, 1] - found[1, 0]) > 1e-3
+    shifted = mean.copy()
+    shifted[:, 0] += sd[:, 0]
+    np.testing.assert_allclose(np.diagonal(image_metrics.gaussian_kl(shifted, sd, mean, sd)), 0.5)
+    np.testing.assert_allclose(np.diagonal(image_metrics.gaussian_kl(mean, sd, mean, 2 * sd)), 4 * (np.log(2) + 1 / 8 - 1 / 2))
+    with pytest.raises(checks.InputError, match="same k"):
+        image_metrics.gaussian_kl(mean, sd, mean[:, :2], sd[:, :2])
 
 
 def test_hallucination_is_the_variance_over_steps():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from gencausal import checks, graph, seeding
+from gencausal import checks, graph, image_metrics, seeding
 from gencausal.counterfactual import Sampling
 from gencausal.data import pendulum
 from gencausal.image_models import causaldiffae, cond_vae, predictor, store
@@ -142,6 +142,19 @@ def test_cond_vae_trains_and_follows_its_factors(data):
     assert same.shape == images[:4].shape and (moved - same).abs().mean() > 1e-3
 
 
+def test_the_unconditional_vae_learns_and_tells_images_apart(data):
+    """Eq. cond-vae without factors: its latent puts an image nearer to a slight change of itself than to another image."""
+    images, _ = data
+    trained = cond_vae.train_unconditional(images, TINY_VAE, 0)
+    vae = trained.modules["vae"]
+    assert trained.scores[-1]["held_out"][0] < trained.scores[0]["held_out"][0] and not hasattr(vae, "from_factors") and set(trained.history[-1]) >= {"vae.pixels", "vae.latent"}
+    mean, sd = cond_vae.posteriors(vae, images[:6], batch=4)
+    assert mean.shape == sd.shape == (6, 8) and (sd > 0).all()
+    torch.testing.assert_close(mean[5:], cond_vae.posteriors(vae, images[5:6])[0], atol=1e-5, rtol=1e-4)
+    near, far = (image_metrics.gaussian_kl(*cond_vae.posteriors(vae, other), mean, sd).diagonal().mean() for other in (0.98 * images[:6], images[:6].roll(1, 0)))
+    assert 0 < near < far
+
+
 @pytest.mark.parametrize("make", [lambda: causaldiffae.make(3, 16, MASK, TINY_AE, 0), lambda: cond_vae.make(3, 16, MASK, TINY_VAE, 0)])
 def test_rivals_start_from_their_seed(make):
     assert all(torch.equal(a, b) for a, b in zip(make().parameters(), make().parameters()))
@@ -155,7 +168,7 @@ def test_the_predictor_learns_and_its_features_are_its_last_layer(data):
         assert (made(images) - z).square().mean() < 0.5
         features = made.features(images[:5])
         torch.testing.assert_close(made.encoder.out(features), made(images[:5]))
-    assert features.shape == (5, 256)
+    assert features.shape == (5, predictor.FEATURES) == (5, 256)
 
 
 def test_a_published_training_is_not_done_again(data, tmp_path, monkeypatch):

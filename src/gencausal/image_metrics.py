@@ -6,7 +6,9 @@ Factors are in units of the training standard deviation; images are [N, C, H, W]
 P the pixel oracle or a predictor trained on real images, z_bar the true counterfactual factors.
 `Eq. dci` (Eastwood and Williams 2018): of an importance matrix R >= 0, codes by factors: D_i = 1 - H_K(R_i. / sum R_i.), D = sum_i share_i D_i, H_K the entropy in base K factors, share_i the part
 of all importance in row i; completeness C the same of the columns.
-`Eq. cld` (counterfactual latent divergence, Melistas et al. 2024): log(w_1 exp P(S_cf <= div) + w_2 exp P(S_f >= div)), w = (0.8, 0.2).
+`Eq. cld` (counterfactual latent divergence, Melistas et al. 2024): log(w_1 exp P(S_cf <= div) + w_2 exp P(S_f >= div)), w = (0.8, 0.2); div = KL(counterfactual || factual) in the latent of an
+unconditional VAE, S_cf and S_f the same of real images with the counterfactual's value and with the factual's, in place of the counterfactual (our reading).
+`Eq. gaussian-kl`: KL(N(m, s^2) || N(m', s'^2)) = sum over coordinates of ln(s'/s) + (s^2 + (m - m')^2) / (2 s'^2) - 1/2.
 `Eq. hal` (reading list #27): Hal(x) = mean over pixels of the variance of the denoised image over the last K steps.
 `Eq. frechet`: ||m - m'||^2 + tr(S + S' - 2 (S S')^{1/2}) of feature means and covariances.
 """
@@ -92,13 +94,26 @@ def dci(importance) -> tuple[float, float]:
     return spread(R), spread(R.T)
 
 
+def gaussian_kl(mean, sd, mean_to, sd_to) -> np.ndarray:
+    """KL(N(mean_i, sd_i^2) || N(mean_to_j, sd_to_j^2)) of diagonal normal laws, [N, M] (Eq. gaussian-kl): [N, k] each for the first, [M, k] for the second."""
+    m, s, n, t = (np.asarray(v, dtype=np.float64) for v in (mean, sd, mean_to, sd_to))
+    if m.shape != s.shape or n.shape != t.shape or m.ndim != 2 or n.ndim != 2 or m.shape[1] != n.shape[1]:
+        raise checks.InputError(f"mean and sd must be tables [N, k] of the same k, not {m.shape}, {s.shape}, {n.shape} and {t.shape}.")
+    # (m - n)^2 / t^2 as products of matrices: no [N, M, k]
+    weight = 1 / t**2
+    quadratic = (m**2 + s**2) @ weight.T - 2 * m @ (n * weight).T + (n**2 * weight).sum(1)
+    return np.maximum(0.5 * quadratic + np.log(t).sum(1) - np.log(s).sum(1)[:, None] - m.shape[1] / 2, 0)
+
+
 def cld(divergence, to_counterfactual, to_factual, weights: tuple[float, float] = (0.8, 0.2)) -> np.ndarray:
     """Minimality of every counterfactual, [N]; lower is better (Eq. cld).
 
-    divergence: [N], from the factual image to its counterfactual. to_counterfactual, to_factual: [N, M], from the factual image to real images with the counterfactual's value, and with its own.
+    divergence: [N], from the factual image to its counterfactual. to_counterfactual, to_factual: [N, M], from the factual image to real images with the counterfactual's value, and with its own; NaN for
+    an image that is not one of them. Without any such image there is no number: NaN.
     """
-    div = np.asarray(divergence, dtype=np.float64)[:, None]
-    nearer, farther = (np.asarray(to_counterfactual) <= div).mean(1), (np.asarray(to_factual) >= div).mean(1)
+    div, near, far = np.asarray(divergence, dtype=np.float64)[:, None], np.asarray(to_counterfactual, dtype=np.float64), np.asarray(to_factual, dtype=np.float64)
+    with np.errstate(invalid="ignore"):
+        nearer, farther = (near <= div).sum(1) / (~np.isnan(near)).sum(1), (far >= div).sum(1) / (~np.isnan(far)).sum(1)
     return np.log(weights[0] * np.exp(nearer) + weights[1] * np.exp(farther))
 
 

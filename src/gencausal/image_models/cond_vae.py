@@ -5,8 +5,11 @@ Notation: image x, factors z, latent w in R^k, q(w | x, z) = N(m, s^2), decoder 
     L = 1/2 log v + ||x - g(w, z)||^2 / (2 v d) + beta KL(q(w | x, z) || N(0, I)) / d                                `Eq. cond-vae`
 
 with v at its optimum, the batch's mean squared error. Counterfactual: w = m(x, z), image g(w, z_bar), z_bar by abduction, action and prediction in the SCM.
+
+Without factors it is an unconditional VAE (`train_unconditional`): no method's counterfactuals come from it, its latent measures how far one image is from another (`divergence`).
 """
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -37,19 +40,21 @@ class Config:
 
 
 class ConditionalVAE(nn.Module):
-    """Encoder and decoder; `forward` gives reconstruction [B, C, S, S] in [-1, 1] and the divergence [B]."""
+    """Encoder and decoder; `forward` gives reconstruction [B, C, S, S] in [-1, 1] and the divergence [B]. factors: how many condition it, 0 for none."""
 
     def __init__(self, channels: int, size: int, factors: int, config: Config, rng: torch.Generator):
         super().__init__()
         self.encoder = Encoder(channels, size, 2 * config.latent, rng, config.width, config.patch)
-        self.from_factors = nn.Linear(factors, 2 * config.latent)
-        with torch.no_grad():
-            self.from_factors.weight.copy_(torch.randn(self.from_factors.weight.shape, generator=rng) / factors**0.5)
-            self.from_factors.bias.zero_()
+        if factors:
+            self.from_factors = nn.Linear(factors, 2 * config.latent)
+            with torch.no_grad():
+                self.from_factors.weight.copy_(torch.randn(self.from_factors.weight.shape, generator=rng) / factors**0.5)
+                self.from_factors.bias.zero_()
         self.decoder = Decoder(channels, size, config.latent + factors, rng, config.width, config.patch)
 
     def posterior(self, x: torch.Tensor, z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        mean, spread = (self.encoder(x) + self.from_factors(z)).chunk(2, 1)
+        read = self.encoder(x) + self.from_factors(z) if z.shape[1] else self.encoder(x)
+        mean, spread = read.chunk(2, 1)
         return mean, softplus(spread) + 1e-3
 
     def decode(self, w: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
@@ -69,28 +74,52 @@ def make(channels: int, size: int, mask: np.ndarray, config: Config, seed: int, 
 
 def train(images: torch.Tensor, z: torch.Tensor, mask: np.ndarray, config: Config, seed: int, folder: Path | None = None, device: torch.device | str = "cpu", published: bool = True, data: str = "") -> Trained:
     """Eq. cond-vae and the SCM's regression on `images [N, C, S, S]` and factors `z [N, n]`; the result's module is `both`."""
-    images, z, _, fit_rows, held = prepare(images, z, seed, 1.0, device)
-    both, rng = make(images.shape[1], images.shape[2], mask, config, seed, device), seeding.generator(seed, "vae-batches", device=device)
-    d = images[0].numel()
+    both = make(images.shape[1], images.shape[2], mask, config, seed, device)
 
-    def terms(made: nn.ModuleDict, row: torch.Tensor, eps: torch.Tensor) -> dict[str, torch.Tensor]:
+    def mechanisms(z: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"mechanisms": (z - both["scm"].expected(z)).square().mean()[None]}
+
+    return _train("cond_vae", "both", both, lambda made: made["vae"], mechanisms, images, z, config, seed, folder, device, published, data, mask=np.asarray(mask).tolist())
+
+
+def train_unconditional(images: torch.Tensor, config: Config, seed: int, folder: Path | None = None, device: torch.device | str = "cpu", published: bool = True, data: str = "") -> Trained:
+    """Eq. cond-vae without factors on `images [N, C, S, S]`; the result's module is `vae`."""
+    vae = ConditionalVAE(images.shape[1], images.shape[2], 0, config, seeding.generator(seed, "vae")).to(device)
+    return _train("vae", "vae", vae, lambda made: made, lambda z: {}, images, torch.zeros(len(images), 0), config, seed, folder, device, published, data)
+
+
+def _train(kind: str, name: str, module: nn.Module, vae_of: Callable[[nn.Module], ConditionalVAE], more: Callable[[torch.Tensor], dict[str, torch.Tensor]], images: torch.Tensor, z: torch.Tensor,
+           config: Config, seed: int, folder: Path | None, device: torch.device | str, published: bool, data: str, **recipe) -> Trained:
+    """`module`, in which `vae_of` finds the VAE, by Eq. cond-vae and the terms `more(z)` of the factors."""
+    images, z, _, fit_rows, held = prepare(images, z, seed, 1.0, device)
+    rng, d = seeding.generator(seed, "vae-batches", device=device), images[0].numel()
+
+    def terms(made: nn.Module, row: torch.Tensor, eps: torch.Tensor) -> dict[str, torch.Tensor]:
         x = 2 * images[row] - 1
-        back, divergence = made["vae"](x, z[row], eps)
-        return {"pixels": 0.5 * (back - x).square().mean().log()[None], "latent": config.beta * divergence.mean()[None] / d, "mechanisms": (z[row] - made["scm"].expected(z[row])).square().mean()[None]}
+        back, divergence = vae_of(made)(x, z[row], eps)
+        return {"pixels": 0.5 * (back - x).square().mean().log()[None], "latent": config.beta * divergence.mean()[None] / d}
 
     def loss() -> dict[str, torch.Tensor]:
         row = fit_rows[torch.randint(len(fit_rows), (config.batch,), generator=rng, device=rng.device)]
-        return terms(both, row, torch.randn(config.batch, config.latent, generator=rng, device=rng.device))
+        return terms(module, row, torch.randn(config.batch, config.latent, generator=rng, device=rng.device)) | more(z[row])
 
     def score(modules: dict[str, nn.Module]) -> dict[str, torch.Tensor]:
         row = held[:256]
         with torch.no_grad():
-            found = terms(modules["both"], row, torch.randn(len(row), config.latent, generator=seeding.generator(seed, "held-noise", device=device), device=device))
+            found = terms(modules[name], row, torch.randn(len(row), config.latent, generator=seeding.generator(seed, "held-noise", device=device), device=device))
         return {"held_out": found["pixels"] + found["latent"]}
 
-    player = Player(both, loss, config.lr, weight_decay=config.weight_decay, average=config.average, stacked=False)
-    identity = identity_of("cond_vae", images, z, seed, data, mask=np.asarray(mask).tolist(), **asdict(config))
-    return trained("cond_vae", identity, {"both": player}, config.rounds, [rng], seed, folder, published, score=score, score_every=config.score_every)
+    player = Player(module, loss, config.lr, weight_decay=config.weight_decay, average=config.average, stacked=False)
+    identity = identity_of(kind, images, z, seed, data, **recipe, **asdict(config))
+    return trained(kind, identity, {name: player}, config.rounds, [rng], seed, folder, published, score=score, score_every=config.score_every)
+
+
+@torch.no_grad()
+def posteriors(vae: ConditionalVAE, images: torch.Tensor, batch: int = 512) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and standard deviation [N, k] of the latents of `images [N, C, S, S]` in [0, 1], of an unconditional VAE."""
+    device = next(vae.parameters()).device
+    found = [vae.posterior(2 * part.to(device) - 1, part.new_zeros(len(part), 0, device=device)) for part in images.split(batch)]
+    return tuple(torch.cat(column).cpu() for column in zip(*found))
 
 
 def counterfactual(both: nn.ModuleDict, images: torch.Tensor, z: torch.Tensor, do: dict[int, torch.Tensor | float]) -> torch.Tensor:

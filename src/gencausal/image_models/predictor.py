@@ -16,6 +16,10 @@ from gencausal.nn.unet import Encoder
 from gencausal.training import Player, Trained
 
 
+FEATURES = 256
+"""How many numbers the last hidden layer has: the dimension of our Frechet distance."""
+
+
 @dataclass(frozen=True)
 class Config:
     rounds: int = 2000  # optimiser steps
@@ -33,7 +37,7 @@ class Predictor(nn.Module):
 
     def __init__(self, channels: int, size: int, factors: int, config: Config, rng: torch.Generator):
         super().__init__()
-        self.encoder = Encoder(channels, size, factors, rng, config.width, config.patch)
+        self.encoder = Encoder(channels, size, factors, rng, config.width, config.patch, hidden=FEATURES)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.encoder(2 * x - 1)
