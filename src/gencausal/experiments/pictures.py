@@ -5,7 +5,7 @@ otherwise. Result rows stand for blocks of `BLOCK` images of one target, `unit` 
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +31,8 @@ Draw = Callable[[torch.Tensor, torch.Tensor, Do], torch.Tensor]
 class Bench:
     """Held-out units of one world under one intervention a target.
 
-    images: [N, C, S, S]. z: true factors [N, n]. targets: name of the factor set -> (its number, values [N], true counterfactual factors [N, n], their images).
+    images: [N, C, S, S]. z: true factors [N, n], in the generator's terms. targets: name of the factor set -> (its number, values [N], true counterfactual factors [N, n] as the oracle scores them, their
+    images). part: the rows that the units come from; training images of a bench of "block" leave that region out.
     """
 
     world: str
@@ -44,11 +45,12 @@ class Bench:
     images: torch.Tensor
     z: torch.Tensor
     targets: dict[str, tuple[int, torch.Tensor, torch.Tensor, torch.Tensor]]
+    part: str = "test"
 
     @property
     def name(self) -> str:
         """Data set, as in the result rows."""
-        return self.scenes.name
+        return f"{self.scenes.name}_block" if self.part == "block" else self.scenes.name
 
     def render(self, factors: torch.Tensor) -> torch.Tensor:
         """True images of these units with `factors [N, n]`, in the generator's units."""
@@ -68,6 +70,19 @@ class Bench:
         return f"{self.name} {self.images.shape[-1]} {len(self.scenes.images)} 1"
 
     @property
+    def reading(self) -> torch.Tensor:
+        """What the oracle should read from the images, [N, n]: the factors, or where it measures with a bias (MorphoMNIST) its reading."""
+        return torch.as_tensor(self.oracle(self.images)) if self.world == "morphomnist" else self.z
+
+    def factors_under(self, target: str) -> torch.Tensor:
+        """True counterfactual factors [N, n] of a target in the generator's terms, which are those of do-values, guides and predictors."""
+        node, values, truth, _ = self.targets[target]
+        if self.world != "morphomnist":
+            return truth
+        raw = values * self.scale[node] + self.center[node]
+        return self.standardised(WORLDS[self.world].counterfactual(self.scenes.factors[self.rows], {target: raw}, self.variant))
+
+    @property
     def background(self) -> float:
         """Value of the pixels where nothing is drawn."""
         return 0.0 if self.world == "morphomnist" else 1.0
@@ -75,7 +90,8 @@ class Bench:
     @property
     def training(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Training images and their factors."""
-        return self.scenes.images[self.scenes.train], self.standardised(self.scenes.factors[self.scenes.train]).float()
+        rows = self.scenes.train_outside if self.part == "block" else self.scenes.train
+        return self.scenes.images[rows], self.standardised(self.scenes.factors[rows]).float()
 
 
 def visible(world: str, factors: torch.Tensor) -> torch.Tensor:
@@ -83,11 +99,20 @@ def visible(world: str, factors: torch.Tensor) -> torch.Tensor:
     return pendulum.on_canvas(factors) if world == "pendulum" else torch.ones(len(factors), dtype=torch.bool)
 
 
-def bench(world: str, units: int, seed: int, variant: str = "noisy", size: int | None = None, rows: str = "test", **options) -> Bench:
-    """`units` of the `rows` ("test", "block" for the held-out region, or "train", where constants are chosen), each under one value a target, uniform in its range; options go to the world's load.
+Choose = Callable[[Scenes, int, np.ndarray, np.random.Generator], np.ndarray]
+"""How do-values are drawn: scenes, number of the factor, rows of the units and a generator to values [N]."""
 
-    Units and values whose factors do not all show, before or after, are drawn again. Center and scale are those of the training rows. Where the oracle measures with a bias (MorphoMNIST) the truth is its
-    reading of the true image.
+
+def uniform(scenes: Scenes, node: int, rows: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Values uniform in the factor's range."""
+    return rng.uniform(*WORLDS[scenes.name.split("_")[0]].RANGES[scenes.names[node]], len(rows))
+
+
+def bench(world: str, units: int, seed: int, variant: str = "noisy", size: int | None = None, rows: str = "test", choose: Choose = uniform, **options) -> Bench:
+    """`units` of the `rows` ("test", "block" for the held-out region, or "train", where constants are chosen), each under one value a target, drawn by `choose`; options go to the world's load.
+
+    Units and values whose factors do not all show, before or after, are drawn again. Center and scale are those of the training rows. Where the oracle measures with a bias (MorphoMNIST) the truth of a
+    target is its reading of the true image.
     """
     module, size = WORLDS[world], size or SIZES[world]
     scenes = module.load(variant, size, **options)
@@ -96,18 +121,15 @@ def bench(world: str, units: int, seed: int, variant: str = "noisy", size: int |
     pool = rng.permutation({"test": np.setdiff1d(scenes.test, scenes.block), "block": np.intersect1d(scenes.test, scenes.block), "train": scenes.train}[rows])
     chosen = pool[visible(world, scenes.factors[pool]).numpy()][:units]
     factors, targets = scenes.factors[chosen], {}
-    made = Bench(world, variant, scenes, center, scale, graph.adjacency(module.graph(variant), module.NAMES), chosen, scenes.images[chosen], (factors - center) / scale, targets)
-    if world == "morphomnist":
-        made = replace(made, z=torch.as_tensor(made.oracle(made.images)))
+    made = Bench(world, variant, scenes, center, scale, graph.adjacency(module.graph(variant), module.NAMES), chosen, scenes.images[chosen], (factors - center) / scale, targets, rows)
     for k, name in enumerate(module.NAMES):
-        low, high = module.RANGES[name]
-        values = torch.as_tensor(rng.uniform(low, high, len(chosen)))
+        values = torch.as_tensor(choose(scenes, k, chosen, rng))
         truth = module.counterfactual(factors, {name: values}, variant)
         for _ in range(100):
             again = ~visible(world, truth)
             if not again.any():
                 break
-            values = torch.where(again, torch.as_tensor(rng.uniform(low, high, len(chosen))), values)
+            values = torch.where(again, torch.as_tensor(choose(scenes, k, chosen, rng)), values)
             truth = module.counterfactual(factors, {name: values}, variant)
         images = made.render(truth)
         targets[name] = (k, (values - center[k]) / scale[k], torch.as_tensor(made.oracle(images)) if world == "morphomnist" else (truth - center) / scale, images)
@@ -117,9 +139,13 @@ def bench(world: str, units: int, seed: int, variant: str = "noisy", size: int |
 # ---------------------------------------------------------------- methods
 
 
-def guided(denoiser: ImageDenoiser, guide: Guide, sampling: Sampling, seed: int = 0, known: bool = False, typical: list[float] | None = None) -> Draw:
-    """The method under `sampling`. known: factors of the units are given, else read from the images. The image's noise is found once for the same images."""
-    kept: list[torch.Tensor] = []  # the images last seen and their noise
+def guided(denoiser: ImageDenoiser, guide: Guide, sampling: Sampling, seed: int = 0, known: bool = False, typical: list[float] | None = None,
+           kept: list[torch.Tensor] | None = None) -> Draw:
+    """The method under `sampling`. known: factors of the units are given, else read from the images. The image's noise is found once for the same images.
+
+    kept: a list that draws of one denoiser and one grid share, of the images last seen and their noise.
+    """
+    kept = [] if kept is None else kept
 
     def draw(images: torch.Tensor, z: torch.Tensor, do: Do) -> torch.Tensor:
         x, rng = 2 * images - 1, seeding.generator(seed, "draw", device=images.device)
@@ -157,6 +183,7 @@ class Sizes:
     vae: cond_vae.Config = cond_vae.Config()
     judge: predictor.Config = predictor.Config()
     gamma: float = 1.0  # of CausalDiffAE
+    latent: cond_vae.Config = cond_vae.Config()  # of the unconditional VAE whose latents measure minimality
 
 
 @dataclass(frozen=True)
@@ -190,22 +217,29 @@ class Trainer:
     def vae(self, sizes: Sizes, seed: int = 0):
         return cond_vae.train(*self.bench.training, self.bench.mask, sizes.vae, seed, **self._options()).modules["both"].requires_grad_(False)
 
+    def latent(self, sizes: Sizes, seed: int = 0):
+        """The unconditional VAE."""
+        return cond_vae.train_unconditional(self.bench.training[0], sizes.latent, seed, **self._options()).modules["vae"].requires_grad_(False)
+
     def predictor(self, sizes: Sizes, seed: int = 0):
         return predictor.train(*self.bench.training, sizes.judge, seed, **self._options()).modules["predictor"].requires_grad_(False)
 
 
-def score(bench: Bench, draw: Draw, method: str, seed: int, experiment: str = "dc.E1", steer: Callable[[torch.Tensor], torch.Tensor] | None = None) -> list[dict]:
-    """Rows of every target and block: ACM by the oracle in three splits, by `steer` (the guide that steered, as `acm_guide_*`) where given, masked PSNR and share unreadable."""
+def score(bench: Bench, draw: Draw, method: str, seed: int, experiment: str = "dc.E1", steer: Callable[[torch.Tensor], torch.Tensor] | None = None,
+          keep: dict[str, torch.Tensor] | None = None) -> list[dict]:
+    """Rows of every target and block: ACM by the oracle in three splits, by `steer` (the guide that steered, as `acm_guide_*`) where given, masked PSNR and share unreadable. keep: gets the images of every target."""
     below, rows = graph.descendants(bench.mask), []
     for target, (node, values, truth, images) in bench.targets.items():
         drawn = draw(bench.images, bench.z, {node: values.float()})
+        if keep is not None:
+            keep[target] = drawn
         intervened = np.zeros(truth.shape, dtype=bool)
         intervened[:, node] = True
         found = bench.oracle(drawn)
         values_of = {f"acm_{split}": v for split, v in image_metrics.acm(found, truth.numpy(), intervened, below).items()}
         values_of |= {"psnr_masked": image_metrics.psnr(drawn.cpu(), images, masked=True, background=bench.background), "unreadable": image_metrics.unreadable(found)}
         if steer is not None:
-            values_of |= {f"acm_guide_{split}": v for split, v in image_metrics.acm(steer(drawn).cpu().numpy(), truth.numpy(), intervened, below).items()}
+            values_of |= {f"acm_guide_{split}": v for split, v in image_metrics.acm(steer(drawn).cpu().numpy(), bench.factors_under(target).numpy(), intervened, below).items()}
         rows += blocks(bench.name, target, method, seed, experiment, values_of)
     return rows
 
@@ -247,19 +281,26 @@ def gates(bench: Bench, denoiser: ImageDenoiser, guide: Guide, sampling: Samplin
     x, grid = 2 * bench.images - 1, sampling.grid()
     with torch.no_grad():
         back = (solvers.ddim(denoiser, abduct(denoiser, x, grid), grid).clamp(-1, 1) + 1) / 2
-    z = bench.z.numpy()
-    floor, returned = np.abs(bench.oracle(bench.images) - z).mean(1), np.abs(bench.oracle(back) - z)
+    z, reading = bench.z.numpy(), bench.reading.numpy()
+    floor, returned = np.abs(bench.oracle(bench.images) - reading).mean(1), np.abs(bench.oracle(back) - reading)
     rows = blocks(bench.name, "all", "oracle", seed, "dc.E0", {"factor_error": floor})
     rows += blocks(bench.name, "all", "round_trip", seed, "dc.E0", {"psnr_masked": image_metrics.psnr(back, bench.images, masked=True, background=bench.background), "psnr": image_metrics.psnr(back, bench.images),
                                                                    "factor_error": np.where(np.isnan(returned), image_metrics.MISSING, returned).mean(1), "composition": image_metrics.composition(back, bench.images)})
     rows += blocks(bench.name, "all", "projector", seed, "dc.E0", {"factor_error": np.abs(read(guide, x, grid, denoiser).numpy() - z).mean(1)})
-    for target, (node, values, truth, images) in bench.targets.items():
-        with torch.no_grad():
-            found = guide.scm.counterfactual(bench.z.float(), {node: values.float()}).numpy()
-        intervened = np.zeros(truth.shape, dtype=bool)
-        intervened[:, node] = True
-        rows += blocks(bench.name, target, "mechanisms", seed, "dc.E0", {f"acm_{split}": v for split, v in image_metrics.acm(found, truth.numpy(), intervened, graph.descendants(bench.mask)).items()})
+    for target, (_, _, truth, images) in bench.targets.items():
         rows += blocks(bench.name, target, "oracle", seed, "dc.E0", {"factor_error": np.abs(bench.oracle(images) - truth.numpy()).mean(1)})
+    return rows + mechanism_errors(bench, guide.scm, "mechanisms", seed, "dc.E0")
+
+
+def mechanism_errors(bench: Bench, scm: torch.nn.Module, method: str, seed: int, experiment: str) -> list[dict]:
+    """Rows of the ACM of a learned SCM on true factors, no image in between."""
+    rows = []
+    for target, (node, values, _, _) in bench.targets.items():
+        with torch.no_grad():
+            found = scm.counterfactual(bench.z.float(), {node: values.float()}).numpy()
+        intervened = np.zeros(found.shape, dtype=bool)
+        intervened[:, node] = True
+        rows += blocks(bench.name, target, method, seed, experiment, {f"acm_{split}": v for split, v in image_metrics.acm(found, bench.factors_under(target).numpy(), intervened, graph.descendants(bench.mask)).items()})
     return rows
 
 
