@@ -46,7 +46,7 @@ def table(rows):
 def test_the_truth_is_consistent_and_what_does_nothing_has_no_slope(made, world):
     """Eq. parent-shift, Eq. do-slope, Eq. cycles: the truth sits at the floor with the true slope and returns, no change has slope zero, half the way has half the slope."""
     bench = made[world]
-    rows = autoencoders.compare(bench, {"truth_": mover(bench), "left": lambda images, z, do: images, "half": mover(bench, 0.5), "stuck": lambda images, z, do: images if images is not bench.images else mover(bench)(images, z, do)}, 0)
+    rows = autoencoders.compare(bench, {"truth_": mover(bench), "left": lambda images, z, do: images, "half": mover(bench, 0.5), "stuck": lambda images, z, do: images if images is not bench.images else mover(bench)(images, z, do)}, 0, cycled=("truth_", "left", "stuck"))
     found = table(rows)
     assert len(claims.tidy(rows, "smoke")) == len(rows) and set(pd.DataFrame(rows)["experiment"]) == {"A2.B2-E6"}
     slopes = pd.DataFrame(rows)[lambda f: f["metric"] == "do_slope"].groupby(["unit", "method"])["value"].mean().unstack("method")
@@ -56,6 +56,7 @@ def test_the_truth_is_consistent_and_what_does_nothing_has_no_slope(made, world)
     np.testing.assert_allclose(slopes["half"].groupby(lambda u: u.split("/")[0]).mean(), slopes["truth"].groupby(lambda u: u.split("/")[0]).mean() / 2, rtol=0.1, atol=0.02)
     assert found.loc["truth_", "acm_descendant"] < 0.03 < 0.2 < found.loc["left", "acm_descendant"]
     assert (found.loc[["truth_", "left"], ["composition"]] == 0).all().all() and found.loc["truth_", "reversibility"] == 0 and found.loc["stuck", "reversibility"] > 1, "stuck goes there and not back"
+    assert np.isnan(found.loc["half", "reversibility"]), "left out of the cycles"
 
 
 def test_moving_a_parent_along_is_seen(made):
@@ -160,6 +161,12 @@ def test_every_way_trains_and_draws(made, tmp_path):
     for draw in methods.values():
         drawn = draw(bench.images[:3], bench.z[:3], {0: torch.zeros(3)})
         assert drawn.shape == (3, 3, SIZE, SIZE) and 0 <= drawn.min() and drawn.max() <= 1
+    images, z, do = bench.images[:3], bench.z[:3], {0: torch.zeros(3)}
+    torch.testing.assert_close(methods["diffae"](images, z, do), methods["diffae"](images, z, do), rtol=0, atol=0)  # the noise kept
+    plain = causaldiffae.counterfactual(networks["diffae"], images, None, do, Sampling(steps=2))
+    torch.testing.assert_close(methods["diffae"](images, z, do), plain, rtol=0, atol=0)
+    other = causaldiffae.counterfactual(networks["diffae"], bench.images[3:6], None, do, Sampling(steps=2))
+    torch.testing.assert_close(methods["diffae"](bench.images[3:6], z, do), other, rtol=0, atol=0)
     own = {0: bench.z[:3, 0].float()}
     torch.testing.assert_close(methods["label_ddpm"](bench.images[:3], bench.z[:3], own), methods["label_ddpm"](bench.images[:3], bench.z[:3], {}))
     again = autoencoders.trained(trainer, sizes)

@@ -113,15 +113,23 @@ def train(images: torch.Tensor, z: torch.Tensor, mask: np.ndarray, config: Confi
     return trained("causaldiffae", identity, {"both": player}, generator.rounds, [stream.rng, codes], seed, folder, published, score=score, score_every=generator.score_every)
 
 
-def counterfactual(both: nn.ModuleDict, images: torch.Tensor, z: torch.Tensor | None, do: dict[int, torch.Tensor | float], sampling: Sampling, rng: torch.Generator | None = None, early: bool = False) -> torch.Tensor:
-    """Images [B, C, S, S] in [0, 1] of the same units under `do` (factor to standardised value or values [B]); the image's noise as `sampling.abduction` says. `z` is not read: the code comes from the image.
+@torch.no_grad()
+def invert(both: nn.ModuleDict, images: torch.Tensor, sampling: Sampling, rng: torch.Generator | None = None) -> torch.Tensor:
+    """The noise of `images [B, C, S, S]` in [0, 1] under their own code, as `sampling.abduction` says."""
+    x, code = 2 * images - 1, both["code"]
+    before = code.propagate(code.posterior(x)[0]).flatten(1)
+    return abduct(lambda v, a, s: both["decoder"](v, a, s, before), x, sampling.grid(), rng if sampling.abduction == "noise" else None)
 
-    early: see `CausalCode.propagate`. An empty `do` gives the reconstruction.
+
+@torch.no_grad()
+def counterfactual(both: nn.ModuleDict, images: torch.Tensor, z: torch.Tensor | None, do: dict[int, torch.Tensor | float], sampling: Sampling, rng: torch.Generator | None = None, early: bool = False,
+                   noise: torch.Tensor | None = None) -> torch.Tensor:
+    """Images [B, C, S, S] in [0, 1] of the same units under `do` (factor to standardised value or values [B]). `z` is not read: the code comes from the image.
+
+    early: see `CausalCode.propagate`. noise: what `invert` gave before, to save its time. An empty `do` gives the reconstruction.
     """
-    x, code, grid = 2 * images - 1, both["code"], sampling.grid()
-    with torch.no_grad():
-        u = code.posterior(x)[0]
-        values = {i: torch.as_tensor(v, dtype=x.dtype, device=x.device).expand(len(x)) for i, v in do.items()}
-        before, after = code.propagate(u).flatten(1), code.propagate(u, values, early).flatten(1)
-        noise = abduct(lambda v, a, s: both["decoder"](v, a, s, before), x, grid, rng if sampling.abduction == "noise" else None)
-        return (solvers.ddim(lambda v, a, s: both["decoder"](v, a, s, after), noise, grid).clamp(-1, 1) + 1) / 2
+    x, code = 2 * images - 1, both["code"]
+    values = {i: torch.as_tensor(v, dtype=x.dtype, device=x.device).expand(len(x)) for i, v in do.items()}
+    after = code.propagate(code.posterior(x)[0], values, early).flatten(1)
+    noise = invert(both, images, sampling, rng) if noise is None else noise
+    return (solvers.ddim(lambda v, a, s: both["decoder"](v, a, s, after), noise, sampling.grid()).clamp(-1, 1) + 1) / 2

@@ -41,13 +41,21 @@ def train(images: torch.Tensor, z: torch.Tensor, config: GeneratorConfig, seed: 
 
 
 @torch.no_grad()
-def counterfactual(denoiser: ImageDenoiser, images: torch.Tensor, z: torch.Tensor, do: dict[int, torch.Tensor | float], sampling: Sampling, scm: SCM | None = None, rng: torch.Generator | None = None) -> torch.Tensor:
+def invert(denoiser: ImageDenoiser, images: torch.Tensor, z: torch.Tensor, sampling: Sampling, rng: torch.Generator | None = None) -> torch.Tensor:
+    """The noise of `images [B, C, S, S]` in [0, 1] under their own labels `z [B, n]`, as `sampling.abduction` says."""
+    z = z.to(images)
+    return abduct(lambda v, a, s: denoiser(v, a, s, z), 2 * images - 1, sampling.grid(), rng if sampling.abduction == "noise" else None)
+
+
+@torch.no_grad()
+def counterfactual(denoiser: ImageDenoiser, images: torch.Tensor, z: torch.Tensor, do: dict[int, torch.Tensor | float], sampling: Sampling, scm: SCM | None = None, rng: torch.Generator | None = None,
+                   noise: torch.Tensor | None = None) -> torch.Tensor:
     """Images [B, C, S, S] in [0, 1] of the same units, whose labels are `z [B, n]`, under `do` (factor to standardised value or values [B]).
 
-    scm: moves the labels that follow; None leaves them. The image's noise as `sampling.abduction` says. An empty `do` gives the reconstruction.
+    scm: moves the labels that follow; None leaves them. noise: what `invert` gave before, to save its time. An empty `do` gives the reconstruction.
     """
-    x, grid, z = 2 * images - 1, sampling.grid(), z.to(images)
+    z = z.to(images)
     do = {node: torch.as_tensor(value, dtype=z.dtype, device=z.device).expand(len(z)) for node, value in do.items()}
     after = scm.counterfactual(z, do) if scm else torch.stack([do.get(node, z[:, node]) for node in range(z.shape[1])], 1)
-    noise = abduct(lambda v, a, s: denoiser(v, a, s, z), x, grid, rng if sampling.abduction == "noise" else None)
-    return (solvers.ddim(lambda v, a, s: denoiser(v, a, s, after), noise, grid).clamp(-1, 1) + 1) / 2
+    noise = invert(denoiser, images, z, sampling, rng) if noise is None else noise
+    return (solvers.ddim(lambda v, a, s: denoiser(v, a, s, after), noise, sampling.grid()).clamp(-1, 1) + 1) / 2
