@@ -56,16 +56,17 @@ def outside(bench: Bench, images: torch.Tensor) -> np.ndarray:
 def watched(bench: Bench, denoiser: ImageDenoiser, guide: Guide, sampling: Sampling, seed: int, batch: int = 50) -> pd.DataFrame:
     """Every unit of `bench` under every target, drawn by the guided method: columns target, unit, hal_<K> for several K, hal, reconstruction, residual, disagreement, three_features, error, missed, outside."""
     grid, lasts = sampling.grid(), sorted({k for k in (2, 5, 10, 20, sampling.steps // 2, last_steps(sampling.steps)) if 2 <= k <= sampling.steps})
-    frames = []
-    for target, (node, values, truth, _) in bench.targets.items():
-        for start in range(0, len(bench.images), batch):
-            part = slice(start, start + batch)
-            x = 2 * bench.images[part] - 1
+    frames: dict[str, list[pd.DataFrame]] = {target: [] for target in bench.targets}
+    for start in range(0, len(bench.images), batch):
+        part = slice(start, start + batch)
+        x = 2 * bench.images[part] - 1
+        with torch.no_grad():
+            noise = abduct(denoiser, x, grid)
+            back = (solvers.ddim(denoiser, noise, grid).clamp(-1, 1) + 1) / 2
+        for target, (node, values, truth, _) in bench.targets.items():
             found: dict[str, np.ndarray] = {}
             trace: list[torch.Tensor] = []
             with torch.no_grad():
-                noise = abduct(denoiser, x, grid)
-                back = (solvers.ddim(denoiser, noise, grid).clamp(-1, 1) + 1) / 2
                 aim = guide.scm.counterfactual(read(guide, x, grid, denoiser), {node: values[part].to(x)})
             drawn = (guided(denoiser, guide, noise, aim, sampling, grid, rng=seeding.generator(seed, "draw", target, start, device=x.device), trace=trace) + 1) / 2
             readings = [read(guide, image, grid, denoiser) for image in (2 * drawn - 1, trace[-1], trace[len(trace) // 2])]
@@ -74,8 +75,8 @@ def watched(bench: Bench, denoiser: ImageDenoiser, guide: Guide, sampling: Sampl
             error = reading_errors(bench, drawn, truth[part])
             found |= {"reconstruction": image_metrics.composition(back.cpu(), bench.images[part].cpu()), "residual": (aim - readings[0]).norm(dim=1).cpu().numpy(),
                       "disagreement": (readings[1] - readings[2]).norm(dim=1).cpu().numpy(), "error": error.mean(1), "missed": (error > MISSED).any(1), "outside": outside(bench, drawn)}
-            frames.append(pd.DataFrame({"target": target, "unit": np.arange(len(bench.images))[part]} | found))
-    made = pd.concat(frames, ignore_index=True)
+            frames[target].append(pd.DataFrame({"target": target, "unit": np.arange(len(bench.images))[part]} | found))
+    made = pd.concat([frame for group in frames.values() for frame in group], ignore_index=True)
     made["hal"] = made[f"hal_{last_steps(sampling.steps)}"]
     made["three_features"] = np.concatenate([three_features(group[["hal", "residual", "disagreement"]].to_numpy()) for _, group in made.groupby("target", sort=False)])
     return made
