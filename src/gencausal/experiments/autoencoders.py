@@ -66,7 +66,7 @@ def keeping(invert: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], draw: 
     return found
 
 
-def compare(bench: Bench, methods: dict[str, Draw], seed: int, cycled: tuple[str, ...] = ("causaldiffae", "diffae")) -> list[dict]:
+def compare(bench: Bench, methods: dict[str, Draw], seed: int, cycled: tuple[str, ...] = ("causaldiffae",)) -> list[dict]:
     """Rows of every method: effectiveness (`pictures.score`) and do-consistency, and cycles of those in `cycled`, which take three times as long; and of `floor` and `truth`."""
     rows = reference(bench, seed)
     for name, draw in methods.items():
