@@ -7,7 +7,7 @@ import torch
 from scipy.stats import spearmanr
 
 from gencausal import claims, image_metrics, solvers
-from gencausal.counterfactual import Sampling, abduct, read
+from gencausal.counterfactual import Sampling, abduct, guided, read
 from gencausal.experiments import pictures, trust
 from gencausal.image_models import guided as models
 
@@ -142,7 +142,11 @@ def test_watched_end_to_end(bench):
     trips = off.groupby("target")["hal"].apply(lambda g: g.to_numpy())
     np.testing.assert_allclose(trips["angle"], trips["light"], rtol=1e-4)
     assert not np.allclose(found["hal"], off["hal"], rtol=1e-3)
-    x, grid = 2 * bench.images - 1, sampling.grid()  # Eq. residual by hand
-    back = solvers.ddim(denoiser, abduct(denoiser, x, grid), grid).clamp(-1, 1)
+    strong = trust.watched(bench, denoiser, guide, Sampling(steps=4, kappa=3.0), 0).query("target == 'angle'")  # Eq. hal and Eq. residual by hand
+    x, grid, trace = 2 * bench.images - 1, sampling.grid(), []
     aim = guide.scm.counterfactual(read(guide, x, grid), {0: bench.targets["angle"][1].float()})
-    np.testing.assert_allclose(off[off["target"] == "angle"]["residual"], (aim - read(guide, back, grid)).norm(dim=1), rtol=1e-3)
+    drawn = guided(denoiser, guide, abduct(denoiser, x, grid), aim, Sampling(steps=4, kappa=3.0), grid, trace=trace)
+    hal, first, residual, late = trace[-2:], trace[:2], (aim - read(guide, drawn, grid)).norm(dim=1), (aim - read(guide, trace[-1], grid)).norm(dim=1)
+    np.testing.assert_allclose(strong["hal_2"], image_metrics.hallucination(torch.stack(hal).numpy()), rtol=1e-3)
+    np.testing.assert_allclose(strong["residual"], residual, rtol=1e-4)
+    assert not np.allclose(image_metrics.hallucination(torch.stack(first).numpy()), strong["hal_2"], rtol=1e-2) and not torch.allclose(late, residual, rtol=2e-4)
