@@ -97,7 +97,9 @@ def test_effectiveness_has_the_unit_of_its_factor(bench, made):
     np.testing.assert_allclose(blank["mae_intensity"], image_metrics.MISSING * float(bench.scale[1]))
 
     class Exact(torch.nn.Module):
-        weight = torch.nn.Parameter(torch.zeros(1))
+        def __init__(self):
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.zeros(1))
 
         def forward(self, x):
             return bench.factors_under("thickness").float() + torch.tensor([0.0, 0.5])

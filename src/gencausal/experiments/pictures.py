@@ -183,7 +183,7 @@ class Sizes:
     vae: cond_vae.Config = cond_vae.Config()
     judge: predictor.Config = predictor.Config()
     gamma: float = 1.0  # of CausalDiffAE
-    latent: cond_vae.Config = cond_vae.Config()  # of the unconditional VAE whose latents measure minimality
+    latent: cond_vae.Config | None = None  # of the unconditional VAE whose latent measures minimality; None: that of vae
 
 
 @dataclass(frozen=True)
@@ -219,7 +219,7 @@ class Trainer:
 
     def latent(self, sizes: Sizes, seed: int = 0):
         """The unconditional VAE."""
-        return cond_vae.train_unconditional(self.bench.training[0], sizes.latent, seed, **self._options()).modules["vae"].requires_grad_(False)
+        return cond_vae.train_unconditional(self.bench.training[0], sizes.latent or sizes.vae, seed, **self._options()).modules["vae"].requires_grad_(False)
 
     def predictor(self, sizes: Sizes, seed: int = 0):
         return predictor.train(*self.bench.training, sizes.judge, seed, **self._options()).modules["predictor"].requires_grad_(False)
