@@ -108,10 +108,12 @@ def test_a_collider_is_decided_and_a_pair_of_normals_is_not():
 
 
 def test_residuals_in_closed_form():
-    """1 without parents, the noise's variance with all of them."""
+    """1 without parents, the noise's variance with all of them; parents that say nothing make it worse, as the scored rows are not those of the fit."""
     rng = np.random.default_rng(1)
     z = rng.standard_normal((800, 2))
     z[:, 1] = z[:, 0] + 0.2 * z[:, 1]
     found = discovery.residuals(z, 400, 0)
     assert set(found) == {(0, ()), (1, ()), (0, (1,)), (1, (0,))}
     assert found[0, ()] == pytest.approx(1, abs=0.15) and found[1, (0,)] == pytest.approx(0.04, abs=0.012)
+    apart = discovery.residuals(rng.standard_normal((160, 4)), 80, 0)
+    assert all(apart[j, parents] > 1.2 * apart[j, ()] for j, parents in apart if len(parents) == 3)
