@@ -300,7 +300,8 @@ def mechanism_errors(bench: Bench, scm: torch.nn.Module, method: str, seed: int,
             found = scm.counterfactual(bench.z.float(), {node: values.float()}).numpy()
         intervened = np.zeros(found.shape, dtype=bool)
         intervened[:, node] = True
-        rows += blocks(bench.name, target, method, seed, experiment, {f"acm_{split}": v for split, v in image_metrics.acm(found, bench.factors_under(target).numpy(), intervened, graph.descendants(bench.mask)).items()})
+        errors = image_metrics.acm(found, bench.factors_under(target).numpy(), intervened, graph.descendants(bench.mask))
+        rows += blocks(bench.name, target, method, seed, experiment, {f"acm_{split}": np.where(v < 1e-6, 0.0, v) for split, v in errors.items()})  # float32 of what did not change is 0
     return rows
 
 
