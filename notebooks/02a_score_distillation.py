@@ -504,9 +504,6 @@ known = pd.DataFrame([{"direct path": direct, "method": method, "closed form": v
                       for direct in (0.0, 1.0) for method, value in shrinkage.closed_form(direct).items()])
 figures.table(known)
 
-# %%
-results.claim("A2.C3d")
-
 # %% [markdown]
 # Now the one-step mean of the teacher, every setting and seed:
 
@@ -531,6 +528,9 @@ figures.table(table_)
 
 # %%
 results.claim("A2.C3a")
+
+# %%
+results.claim("A2.C3d")
 
 # %%
 print(f"Slope of the one-step mean on y {by.loc['one_step', 'slope_y']:.3g}, on mu {by.loc['one_step', 'slope_mu']:.3g}. Error of the average effect: {by.loc['one_step', 'ate_error']:.3g} as it is, "

@@ -444,9 +444,9 @@ print(f"iwdd is better than {len(above)} of {len(effects)} rivals and data sets 
 
 # %%
 results.save()
-lowest = {name: headline[name][~headline[name]["method"].isin(["oracle_ate"])].iloc[0] for name in shown}
 own = {name: headline[name].set_index("method").loc["iwdd"] for name in shown}
-print("\n".join(f"{name}: iwdd {own[name]['mean']:.3g} [{own[name]['low']:.3g}, {own[name]['high']:.3g}] on {own[name]['units']} units, {own[name]['seeds']} seeds; lowest mean of all rows: {lowest[name]['method']} {lowest[name]['mean']:.3g} on {lowest[name]['units']} units." for name in shown))
+ahead = {name: ", ".join(f"{row.against} by {-row.difference:.2g} on {row.units}" for row in gaps[(gaps["dataset"] == name) & (gaps["difference"] < 0)].itertuples()) if len(tables[name]) > 1 else "not compared" for name in shown}
+print("\n".join(f"{name}: iwdd {own[name]['mean']:.3g} [{own[name]['low']:.3g}, {own[name]['high']:.3g}] on {own[name]['units']:.0f} units, {own[name]['seeds']:.0f} seeds; rows with a lower mean on the units that both have: {ahead[name] or 'none'}." for name in shown))
 
 # %% [markdown]
 # ## What holds, what does not

@@ -300,7 +300,7 @@ figures.table(pd.DataFrame(earned).groupby(["method", "metric"], sort=False)["va
 # %% [markdown]
 # ## Unmeasured confounding: `iwdd.E11`
 #
-# **Question** (a public review). **Design.** The 1, 2, 4 covariates that predict treatment best are hidden from every method; all are trained again. How strong the hidden confounding is stands in `Gamma` (`Eq. gamma`): the 90 % quantile
+# **Question** (a public review). **Design.** The one, or the four covariates (`hidden_counts`) that predict treatment best are hidden from every method; all are trained again. How strong the hidden confounding is stands in `Gamma` (`Eq. gamma`): the 90 % quantile
 # of the factor by which the odds of treatment move. `pehe_increase` is the normalised PEHE with hidden columns less that with all.
 #
 # **Verdict rule.** Supported if IWDD's increase is smaller than the baselines'; refuted if it is equal or larger.

@@ -318,6 +318,7 @@ def test_evaluate_writes_the_columns_of_the_design(tmp_path, monkeypatch):
     (0.20, "not shown", "reproduced in direction", 0, "outside the published interval"),
     (-0.2, "refuted", "reproduced in direction", 1, "is refuted by this run"),
     (-0.2, "refuted", "not shown", 0, "outside the published interval"),
+    (0.20, "refuted", "reproduced", 0, "was reproduced and is refuted by this run"),
 ])
 def test_compare_prints_differences_and_fails_on_refutation(tmp_path, monkeypatch, ours, here, published, status, words):
     root = tmp_path / "root"
@@ -329,6 +330,8 @@ def test_compare_prints_differences_and_fails_on_refutation(tmp_path, monkeypatc
     monkeypatch.setattr(paths, "root", lambda: root)
     text, code = claims.compare("laptop")
     assert code == status and words in text and f"Verdicts (laptop): 1 {here}" in text
+    pd.DataFrame([base | {"ours": 0.1, "verdict": published, "profile": "laptop"}]).to_csv(root / "reports" / "results" / "claims.csv", index=False)
+    assert claims.compare("laptop")[1] == (here == "refuted" and published in claims.GREEN), "at the published profile every refutation fails"
     (root / "reports" / "results" / "claims.csv").unlink()
     assert claims.compare("laptop")[1] == 0 and "no published ledger" in claims.compare("laptop")[0]
     assert claims.compare("full")[1] == 1

@@ -10,7 +10,7 @@ from gencausal import paths
 
 SOURCE = Path(gencausal.__file__).resolve().parent
 LEVELS = [
-    ("paths", "seeding", "checks", "checkpoints", "graph"),
+    ("paths", "seeding", "checks", "source_code", "checkpoints", "graph"),
     ("data",),
     ("schedules", "nn", "scm"),
     ("diffusion", "distillation", "released", "guidance", "vci", "cond_fip"),

@@ -31,6 +31,45 @@ def test_modules_agree_with_what_python_imports():
     assert lines and loaded <= {path.as_posix() for path in provenance.modules("00_overview")}
 
 
+def test_what_computes_is_what_the_names_come_from(tmp_path, monkeypatch):
+    """A package that only hands names on is passed through; what shows is left out; a package that computes counts with all it imports."""
+    notebooks = tmp_path / "notebooks"
+    notebooks.mkdir()
+    monkeypatch.setattr(notebook, "source_path", lambda name: notebooks / f"{name}.py")
+    (notebooks / "x.py").write_text("from gencausal import figures, results\nfrom gencausal.estimators import IWDD\n", encoding="utf-8")
+    found = {path.as_posix().removeprefix("src/gencausal/") for path in provenance.computing("x")}
+    assert {"estimators/iwdd.py", "estimators/outcomes.py", "training.py", "nn/mlp.py", "metrics.py", "paths.py"} <= found
+    assert not found & {"estimators/__init__.py", "__init__.py", "figures.py", "claims/__init__.py", "claims/rows.py", "notebook.py"}
+    (notebooks / "x.py").write_text("from gencausal import baselines\n", encoding="utf-8")
+    found = {path.as_posix().removeprefix("src/gencausal/") for path in provenance.computing("x")}
+    assert {"baselines/__init__.py", "baselines/learners.py", "baselines/networks/fitting.py"} <= found
+    for name in notebook.names():
+        (notebooks / f"{name}.py").write_text((paths.root() / "notebooks" / f"{name}.py").read_text(encoding="utf-8"), encoding="utf-8")
+        assert set(provenance.computing(name)) <= set(provenance.modules(name))
+
+
+def test_stale_names_the_first_file_that_computes_and_changed(tmp_path, monkeypatch):
+    """A changed comment, docstring or figure leaves the numbers as they are; a changed formula or an edited notebook does not."""
+    (tmp_path / "src" / "gencausal").mkdir(parents=True)
+    for name, text in (("metrics", '"""Metrics."""\n\nX = 1  # one\n'), ("figures", "SIZE = 1\n"), ("x", "from gencausal import metrics, figures\n")):
+        (tmp_path / "src" / "gencausal" / f"{name}.py").write_text(text, encoding="utf-8")
+    metrics, figure, source = (tmp_path / "src" / "gencausal" / f"{name}.py" for name in ("metrics", "figures", "x"))
+    monkeypatch.setattr(provenance, "CHECKOUT", tmp_path)
+    monkeypatch.setattr(provenance, "_file", lambda module: path if (path := tmp_path / "src" / (module.replace(".", "/") + ".py")).is_file() else None)
+    monkeypatch.setattr(notebook, "source_path", lambda name: source)
+    provenance._tree.cache_clear()
+    record = {"notebook": "x", "source_sha256": provenance.sha256(source),
+              "modules": {path.as_posix(): provenance.code_sha256(path) for path in provenance.modules("x")}}
+    assert set(record["modules"]) == {"src/gencausal/metrics.py", "src/gencausal/figures.py"} and provenance.stale(record) == ""
+    metrics.write_text('"""Other words."""\n\nX = 1\n', encoding="utf-8")
+    figure.write_text("SIZE = 2\n", encoding="utf-8")
+    assert provenance.stale(record) == ""
+    metrics.write_text("X = 2\n", encoding="utf-8")
+    assert provenance.stale(record) == "src/gencausal/metrics.py"
+    source.write_text("# edited\nfrom gencausal import metrics, figures\n", encoding="utf-8")
+    assert provenance.stale(record) == "notebooks/x.py"
+
+
 @pytest.mark.parametrize(("source", "package", "expected"), [
     ("import gencausal.paths", "", {"gencausal", "gencausal.paths"}),
     ("from gencausal import paths as p", "", {"gencausal", "gencausal.paths"}),

@@ -4,7 +4,6 @@ A checkpoint holds what its run needs to continue as if it had never stopped: we
 moments, step, generator states and the hash of the configuration it belongs to, which names data and code too.
 """
 
-import ast
 import hashlib
 import json
 from collections.abc import Callable
@@ -17,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from gencausal.paths import write_whole
+from gencausal.source_code import bare
 
 
 def config_hash(config: dict) -> str:
@@ -38,11 +38,7 @@ def code_hash(*modules: ModuleType) -> str:
     """First 16 hex digits of SHA-256 of the modules' code, comments and docstrings left out; names the code behind a checkpoint."""
     digest = hashlib.sha256()
     for module in modules:
-        tree = ast.parse(Path(module.__file__).read_text(encoding="utf-8"))
-        for node in ast.walk(tree):
-            if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and ast.get_docstring(node, clean=False) is not None:
-                node.body = node.body[1:]
-        digest.update(ast.dump(tree).encode())
+        digest.update(bare(Path(module.__file__)))
     return digest.hexdigest()[:16]
 
 

@@ -9,12 +9,15 @@ import subprocess
 import sys
 import tempfile
 import tomllib
+from collections.abc import Callable
 from functools import cache
 from importlib import metadata
 from pathlib import Path
 
-from gencausal import notebook, paths
+from gencausal import notebook, paths, source_code
 
+# What shows, judges or runs, and computes no row: every report judges the ledger anew.
+SHOWING = ("claims", "figures", "notebook", "provenance", "report", "run", "cli")
 CHECKOUT = Path(__file__).resolve().parents[2]
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
@@ -24,31 +27,89 @@ def modules(name: str) -> list[Path]:
 
     Read from the syntax trees, so that nothing is imported; packages count with their `__init__` files, template files with theirs.
     """
+    return _follow(name, _imports)
+
+
+def computing(name: str) -> list[Path]:
+    """Those of `modules(name)` whose code can change a number of notebook `name`: a change of theirs makes its published rows stale.
+
+    Left out are `SHOWING` and, where a package only hands names on, what the notebook's names do not come from: a new estimator beside the one in use changes nothing.
+    """
+    return [path for path in _follow(name, _sources) if path.parts[2].removesuffix(".py") not in SHOWING]
+
+
+def stale(record: dict) -> str:
+    """The first file that has changed since the run of `record` (from `collect`) so that its numbers or its text may differ, or empty."""
+    source, known = notebook.source_path(record["notebook"]), record.get("modules", {})
+    if not source.is_file() or sha256(source) != record.get("source_sha256"):
+        return f"notebooks/{record['notebook']}.py"
+    return next((path.as_posix() for path in computing(record["notebook"]) if known.get(path.as_posix()) != code_sha256(path)), "")
+
+
+def _follow(name: str, step: Callable[[ast.Module, str], set[str]]) -> list[Path]:
+    """Files of the modules that `step` finds in notebook `name` and in what it finds there, and so on."""
     source = notebook.source_path(name).read_text(encoding="utf-8")
     source = re.sub(r"^\s*[%!].*$", "", source, flags=re.M)
-    found, waiting = set(), _imports(ast.parse(source), "")
+    found, waiting = set(), step(ast.parse(source), "")
     while waiting:
         module = waiting.pop()
         if module in found:
             continue
         found.add(module)
         path = _file(module)
-        waiting |= _imports(ast.parse(path.read_text(encoding="utf-8")), module if path.name == "__init__.py" else module.rpartition(".")[0])
+        waiting |= step(_tree(path), module if path.name == "__init__.py" else module.rpartition(".")[0])
     return sorted({_file(module).relative_to(CHECKOUT) for module in found})
 
 
-def _imports(tree: ast.Module, package: str) -> set[str]:
-    """Names of our modules that `tree` imports; `package` resolves relative imports."""
+@cache
+def _tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def _pairs(tree: ast.Module, package: str) -> set[tuple[str, str]]:
+    """(module, name) of everything that `tree` imports, name empty for a module as a whole; `package` resolves relative imports."""
     wanted = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            wanted |= {alias.name for alias in node.names}
+            wanted |= {(alias.name, "") for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             base = node.module or ""
             if node.level:
                 parents = package.split(".")
                 base = ".".join([*parents[: len(parents) - node.level + 1], *([base] if base else [])])
-            wanted |= {base} | {f"{base}.{alias.name}" for alias in node.names}
+            wanted |= {(base, alias.name) for alias in node.names}
+    return wanted
+
+
+def _sources(tree: ast.Module, package: str) -> set[str]:
+    """Names of our modules that what `tree` imports comes from: a package that only hands names on is passed through."""
+    found = set()
+    for base, name in _pairs(tree, package):
+        if base.split(".")[0] != "gencausal":
+            continue
+        if name and _file(f"{base}.{name}"):
+            found.add(f"{base}.{name}")
+        elif _file(base) and _file(base).name == "__init__.py" and _hands_on(_tree(_file(base))):
+            given = {alias.asname or alias.name: (node, alias.name) for node in ast.walk(_tree(_file(base))) if isinstance(node, ast.ImportFrom) for alias in node.names}
+            if name in given:
+                node, inner = given[name]
+                found |= _sources(ast.Module([ast.ImportFrom(node.module, [ast.alias(inner)], node.level)], []), base)
+            elif base != "gencausal":
+                found |= _imports(_tree(_file(base)), base)
+        elif _file(base):
+            found.add(base)
+    return found
+
+
+def _hands_on(tree: ast.Module) -> bool:
+    """Whether a package's `__init__` holds imports, a docstring, `__all__` and a lazy `__getattr__` alone."""
+    return all(isinstance(node, (ast.Import, ast.ImportFrom, ast.Expr)) or isinstance(node, ast.Assign) and node.targets[0].id in ("__all__", "__version__")
+               or isinstance(node, ast.FunctionDef) and node.name == "__getattr__" for node in tree.body)
+
+
+def _imports(tree: ast.Module, package: str) -> set[str]:
+    """Names of our modules that `tree` imports, with the packages they lie in."""
+    wanted = {module for base, name in _pairs(tree, package) for module in ([base, f"{base}.{name}"] if name else [base])}
     ours = set()
     for module in wanted:
         parts = module.split(".")
@@ -70,6 +131,11 @@ def _file(module: str) -> Path | None:
 def sha256(path: Path) -> str:
     """Hex digest of the bytes of `path`."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def code_sha256(path: Path) -> str:
+    """Hex digest of the code of `path`, a file below the root, without comments and docstrings."""
+    return hashlib.sha256(source_code.bare(CHECKOUT / path)).hexdigest()
 
 
 @cache
@@ -115,7 +181,7 @@ def collect(plan: notebook.Plan, *, status: str, cells: dict[str, int], started:
         "commit": head,
         "dirty": dirty,
         "source_sha256": plan.source_sha256,
-        "modules": {path.as_posix(): sha256(CHECKOUT / path) for path in modules(plan.name)},
+        "modules": {path.as_posix(): code_sha256(path) for path in modules(plan.name)},
         "data": kernel.get("data") or {},
         "lock_sha256": sha256(root / "requirements" / "lock.txt"),
         "started": started,

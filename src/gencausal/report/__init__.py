@@ -44,13 +44,13 @@ def publish(profile: str) -> Path:
     changed = _git("status", "--porcelain", "--", ".", ":(exclude)reports")
     if changed:
         raise ValueError(f"The working tree has {len(changed)} uncommitted change(s), the first in {changed[0][3:]}: commit them, then publish.")
-    study, head = site.read(profile), _git("rev-parse", "HEAD")[0]
+    study = site.read(profile)
     for name in study.notebooks:
         if study.state(name) != "completed":
             raise ValueError(f"Notebook {name} is {study.state(name)} in profile {profile}: run `gencausal run {name} --profile {profile}` to its end, then publish.")
         if study.pages[name].undescribed:
             raise ValueError(f"Notebook {name} has a figure without alt text in cell {study.pages[name].undescribed[0]}: give display(figure, metadata=...) an alt, rerun, then publish.")
-        stale = _stale(study.records[name], head)
+        stale = provenance.stale(study.records[name])
         if stale:
             raise ValueError(f"Notebook {name} was made by another state of {stale}: rerun it with `gencausal run {name} --profile {profile}`, then publish.")
     target = paths.root() / "reports"
@@ -67,15 +67,3 @@ def _git(*arguments: str) -> list[str]:
     if done.returncode:
         raise ValueError(f"git {arguments[0]} failed, and publishing needs a commit: {done.stderr.strip()[:200]}")
     return [line for line in done.stdout.splitlines() if line.strip()]
-
-
-def _stale(record: dict, head: str) -> str:
-    """The first file whose content differs from what the run used, or empty; a run of this very commit needs no look."""
-    if record.get("commit") == head and not record.get("dirty"):
-        return ""
-    files = {f"notebooks/{record.get('notebook')}.py": record.get("source_sha256"), **record.get("modules", {})}
-    for name, digest in files.items():
-        file = paths.root() / name
-        if not file.is_file() or provenance.sha256(file) != digest:
-            return name
-    return ""

@@ -32,7 +32,7 @@ STATES = {
 PROFILES = {
     "smoke": "a check of a few minutes that every step runs; sizes are cut down, so read no number here as a result",
     "laptop": "the same experiments on fewer units and seeds, in minutes on two cores",
-    "full": "all units and at least three seeds: what the study publishes",
+    "full": "the largest size that the study runs, and what it publishes; the seeds behind each number stand beside it",
     "paper": "the papers' own sizes, trained on a GPU",
 }
 SYSTEMS = {

@@ -13,6 +13,7 @@ from traitlets import default
 from traitlets.config import Config
 
 from gencausal import claims
+from gencausal.claims import bundle
 from gencausal.report import clean, figures, layout, maths, overview
 
 _TYPES = [claims.MIME, "text/html", "text/markdown", "image/svg+xml", "text/latex", "image/png", "image/jpeg", "text/plain"]
@@ -58,6 +59,12 @@ class _Markdown(IPythonRenderer):
         return f"<pre>{self.escape_html(code)}</pre>"
 
 
+def cards(profile: str) -> dict[str, dict]:
+    """Every claim judged from all accepted rows of `profile`, as its cell displays it: a page shows that, whatever rows the cell had when it ran."""
+    rows = claims.read(profile)
+    return {claim.key: bundle.make(claim, claims.verdict(claim, rows), profile)[claims.MIME] for claim in claims.ledger()}
+
+
 def _plain(html: str) -> str:
     return _TOKEN.sub("", BeautifulSoup(html, "html.parser").get_text())
 
@@ -86,6 +93,7 @@ class ReportExporter(HTMLExporter):
         self._held: list = []
         self._page = Page("")
         self.ledger = {claim.key: claim for claim in claims.ledger()}
+        self.judged: dict[str, dict] = {}  # claims judged anew from the accepted rows (`cards`), in place of what their cells displayed
 
     def default_filters(self):
         yield from super().default_filters()
@@ -128,6 +136,7 @@ class ReportExporter(HTMLExporter):
         if not isinstance(content, dict) or not content.get("claim"):
             return f"<pre class=\"printed\" tabindex=\"0\">{layout.Markup.escape(output['data'].get('text/plain', ''))}</pre>"
         key = str(content["claim"])
+        content = content | self.judged.get(key, {})
         row = self.ledger.get(key)
         told = {"statement": row.statement, "source": f"{row.paper}; {row.source}", "measured": overview.measured(row)} if row else {}
         self._page.claims.setdefault(key, (cell, str(content.get("note") or "")))

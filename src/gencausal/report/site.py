@@ -71,6 +71,7 @@ def read(profile: str) -> Study:
     if not folder.is_dir():
         raise FileNotFoundError(f"Profile {profile} has not been run yet, so there is nothing to report: run `make reports PROFILE={profile}` first.")
     exporter, found, records = pages.ReportExporter(), {}, {}
+    exporter.judged = pages.cards(profile)
     executed = {}
     for ending in (".failed.ipynb", ".ipynb"):  # an accepted notebook wins over one that failed
         paths_found = (folder / "notebooks").glob(f"[0-9][0-9]*_*{ending}")
@@ -151,7 +152,7 @@ def _facts(record: dict) -> tuple[list, list]:
     listings = [
         ("Parameters", record.get("parameters")),
         ("Data, sha256", record.get("data")),
-        ("Modules, sha256", record.get("modules")),
+        ("Modules, sha256 of the code without comments", record.get("modules")),
         ("Package versions", record.get("versions")),
     ]
     hashes = {"notebook": record.get("source_sha256"), "lock": record.get("lock_sha256")}
