@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from gencausal import claims, quantize, seeding
+from gencausal import claims, quantize, quantize_images, seeding
 from gencausal.checks import InputError
 from gencausal.counterfactual import Sampling
 from gencausal.experiments import pictures, quantised_pictures
@@ -72,19 +72,19 @@ def test_a_linear_layer_by_hand():
     layer = nn.Linear(2, 1, bias=False)
     layer.weight.data = torch.tensor([[1.0, -0.2]])
     x = torch.tensor([[0.3, 0.9], [-0.4, 0.1]])
-    made = quantize.quantise_layers(layer, lambda net: net(x), 2, 32)
+    made = quantize_images.quantise_layers(layer, lambda net: net(x), 2, 32)
     step = float(made.weight.abs().max())
     assert torch.equal(made.weight, torch.tensor([[step, 0.0]])) and 0.6 < step <= 1 and torch.equal(made(x), x[:, :1] * step)
-    kept = quantize.quantise_layers(layer, lambda net: net(x), 32, 16)
+    kept = quantize_images.quantise_layers(layer, lambda net: net(x), 32, 16)
     assert torch.equal(kept.weight, layer.weight)
     torch.testing.assert_close(kept(x), layer(x), atol=1e-3, rtol=0)
     with pytest.raises(InputError, match="never ran"):
-        quantize.quantise_layers(layer, lambda net: None, 8)
+        quantize_images.quantise_layers(layer, lambda net: None, 8)
 
 
 def test_bytes_by_hand():
     net = nn.Sequential(nn.Linear(10, 4), nn.LayerNorm(4))  # 40 weights, 4 steps, 12 others
-    assert quantize.layer_bytes(net) == 4 * 52 and quantize.layer_bytes(net, 8) == 40 + 4 * (12 + 4) and quantize.layer_bytes(net, 4) == 20 + 4 * 16
+    assert quantize_images.layer_bytes(net) == 4 * 52 and quantize_images.layer_bytes(net, 8) == 40 + 4 * (12 + 4) and quantize_images.layer_bytes(net, 4) == 20 + 4 * 16
 
 
 def test_calibration_follows_the_sampler_down():

@@ -5,13 +5,15 @@ otherwise. Result rows stand for blocks of `BLOCK` images of one target, `unit` 
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 
 from gencausal import graph, image_metrics, seeding, solvers
+from gencausal.checkpoints import remember, tensor_hash
 from gencausal.counterfactual import Sampling, abduct, counterfactual, read, sequence
 from gencausal.data import flow, morphomnist, pendulum
 from gencausal.data.scenes import Scenes
@@ -46,6 +48,7 @@ class Bench:
     z: torch.Tensor
     targets: dict[str, tuple[int, torch.Tensor, torch.Tensor, torch.Tensor]]
     part: str = "test"
+    source: str = ""
 
     @property
     def name(self) -> str:
@@ -67,7 +70,7 @@ class Bench:
     @property
     def data(self) -> str:
         """Name of the training images for `image_models`: what draws them, and a number to raise when the drawing changes."""
-        return f"{self.name} {self.images.shape[-1]} {len(self.scenes.images)} 1"
+        return " ".join(filter(None, [self.name, str(self.images.shape[-1]), str(len(self.scenes.images)), "1", self.source]))
 
     @property
     def reading(self) -> torch.Tensor:
@@ -99,6 +102,11 @@ def visible(world: str, factors: torch.Tensor) -> torch.Tensor:
     return pendulum.on_canvas(factors) if world == "pendulum" else torch.ones(len(factors), dtype=torch.bool)
 
 
+def first(bench: Bench, n: int) -> Bench:
+    """The first `n` units of a bench."""
+    return replace(bench, rows=bench.rows[:n], images=bench.images[:n], z=bench.z[:n], targets={name: (node, *(part[:n] for part in parts)) for name, (node, *parts) in bench.targets.items()})
+
+
 Choose = Callable[[Scenes, int, np.ndarray, np.random.Generator], np.ndarray]
 """How do-values are drawn: scenes, number of the factor, rows of the units and a generator to values [N]."""
 
@@ -121,7 +129,7 @@ def bench(world: str, units: int, seed: int, variant: str = "noisy", size: int |
     pool = rng.permutation({"test": np.setdiff1d(scenes.test, scenes.block), "block": np.intersect1d(scenes.test, scenes.block), "train": scenes.train}[rows])
     chosen = pool[visible(world, scenes.factors[pool]).numpy()][:units]
     factors, targets = scenes.factors[chosen], {}
-    made = Bench(world, variant, scenes, center, scale, graph.adjacency(module.graph(variant), module.NAMES), chosen, scenes.images[chosen], (factors - center) / scale, targets, rows)
+    made = Bench(world, variant, scenes, center, scale, graph.adjacency(module.graph(variant), module.NAMES), chosen, scenes.images[chosen], (factors - center) / scale, targets, rows, options.get("source", ""))
     for k, name in enumerate(module.NAMES):
         values = torch.as_tensor(choose(scenes, k, chosen, rng))
         truth = module.counterfactual(factors, {name: values}, variant)
@@ -184,6 +192,13 @@ class Sizes:
     judge: predictor.Config = predictor.Config()
     gamma: float = 1.0  # of CausalDiffAE
     latent: cond_vae.Config | None = None  # of the unconditional VAE whose latent measures minimality; None: that of vae
+
+
+def sizes(rounds: int, guide_rounds: int, batch: int, width: int, size: int) -> Sizes:
+    """One backbone and budget for every method on images of side `size`: patches that leave a map of 16 x 16; eight held-out scores a training."""
+    shared = {"batch": batch, "width": width, "patch": max(1, size // 16)}
+    long, short = ({"rounds": n, "score_every": max(n // 8, 1)} for n in (rounds, guide_rounds))
+    return Sizes(GeneratorConfig(**shared, **long), GuideConfig(**shared, **short), cond_vae.Config(**shared, **long), predictor.Config(**shared, **short))
 
 
 @dataclass(frozen=True)
@@ -269,6 +284,23 @@ def tuned(bench: Bench, make: Callable[[float], Draw], values: list[float], seed
     return values[int(np.argmin(totals))], totals
 
 
+def chosen(bench: Bench, denoiser: ImageDenoiser, guide: Guide, base: Sampling, rules: dict[str, list[float]], seed: int = 0, folder: Path | None = None) -> tuple[dict[str, float], list[dict]]:
+    """(constant of every strength in `rules` by `tuned`, a line for each value tried); kept in `folder`. bench: training units."""
+    weights = tensor_hash(*denoiser.parameters(), *guide.parameters(), bench.images, *(part for _, *parts in bench.targets.values() for part in parts))
+    choice, lines = {}, []
+    for rule, values in rules.items():
+
+        def search(rule=rule, values=values) -> dict[str, torch.Tensor]:
+            kept: list[torch.Tensor] = []
+            _, totals = tuned(bench, lambda value: guided(denoiser, guide, replace(base, strength=rule, kappa=value), seed, kept=kept), values, seed)
+            return {"totals": torch.tensor(totals)}
+
+        found = remember(folder, "strength", {"weights": weights, "rule": rule, "values": values, "seed": seed} | asdict(base), search)["totals"].tolist()
+        choice[rule] = values[int(np.argmin(found))]
+        lines += [{"data": bench.name, "rule": rule, "constant": value, "total error": total, "chosen": value == choice[rule]} for value, total in zip(values, found)]
+    return choice, lines
+
+
 # ---------------------------------------------------------------- E0: gates
 
 
@@ -308,12 +340,8 @@ def mechanism_errors(bench: Bench, scm: torch.nn.Module, method: str, seed: int,
 # ---------------------------------------------------------------- E2: sequences
 
 
-def sequences(bench: Bench, draw: Draw, method: str, seed: int, steps: int = 5, protocol: str = "image", null: bool = False, experiment: str = "dc.E2") -> tuple[list[dict], list[torch.Tensor]]:
-    """Rows after each of `steps` interventions that take the targets in turn, and the images; unit "<step>/<block>".
-
-    The truth follows the true SCM from the first unit's noise with every intervention so far, the last of each factor; what is asked of the k-th step are the values of `bench.targets`, rolled by k
-    among the units. null: every step sets a factor to the value that it has (composition).
-    """
+def interventions(bench: Bench, steps: int, null: bool = False) -> tuple[list[Do], list[torch.Tensor]]:
+    """(what is asked of each step, standardised; the true factors [N, n] after it, in the generator's units) of `sequences`."""
     world, names = WORLDS[bench.world], list(bench.targets)
     factors = bench.scenes.factors[bench.rows]
     asked, so_far, truths = [], {}, []
@@ -329,6 +357,34 @@ def sequences(bench: Bench, draw: Draw, method: str, seed: int, steps: int = 5, 
         so_far = so_far | {node: raw}
         truths.append(world.counterfactual(factors, {world.NAMES[j]: v for j, v in so_far.items()}, bench.variant))
         asked.append({node: ((raw - bench.center[node]) / bench.scale[node]).float()})
+    return asked, truths
+
+
+def truths(bench: Bench, steps: int, units: int) -> torch.Tensor:
+    """True images [steps, units, C, S, S] of the first units along their sequence."""
+    few = first(bench, units)
+    return torch.stack([few.render(factors[:units]) for factors in interventions(bench, steps)[1]])
+
+
+def growth(rows: list[dict]) -> list[dict]:
+    """Of the rows of `sequences`: the slope of the error over the steps (metric slope_acm) and the error after the first and the last one (methods "<method>_first" and "<method>_last"), a row a block."""
+    frame = pd.DataFrame([row for row in rows if row["metric"] == "acm_all"])
+    frame[["step", "block"]] = frame["unit"].str.split("/", expand=True).astype(int)
+    made = []
+    for (experiment, dataset, method, seed, block), group in frame.sort_values("step").groupby(["experiment", "dataset", "method", "seed", "block"], sort=False):
+        known = {"experiment": experiment, "dataset": dataset, "unit": f"all/{block}", "seed": seed, "n": int(group["n"].iloc[0])}
+        made.append(known | {"method": method, "metric": "slope_acm", "value": float(np.polyfit(group["step"], group["value"], 1)[0])})
+        made += [known | {"method": f"{method}_{name}", "metric": "acm_all", "value": float(group["value"].iloc[place])} for name, place in (("first", 0), ("last", -1))]
+    return made
+
+
+def sequences(bench: Bench, draw: Draw, method: str, seed: int, steps: int = 5, protocol: str = "image", null: bool = False, experiment: str = "dc.E2") -> tuple[list[dict], list[torch.Tensor]]:
+    """Rows after each of `steps` interventions that take the targets in turn, and the images; unit "<step>/<block>".
+
+    The truth follows the true SCM from the first unit's noise with every intervention so far, the last of each factor; what is asked of the k-th step are the values of `bench.targets`, rolled by k
+    among the units. null: every step sets a factor to the value that it has (composition).
+    """
+    asked, truths = interventions(bench, steps, null)
     drawn, now = [], bench.z
     for images in sequence(lambda images, do: draw(images, now, do), bench.images, asked, protocol):
         drawn.append(images)

@@ -1,6 +1,6 @@
 r"""Does an 8-bit network change the counterfactual image? (`dc.E6`, reading-list item #20: A2.C20c.images; the tabular half is `experiments.quantised`)
 
-Generator and guide are quantised after training (`quantize.quantise_layers`, Eq. quantise and Eq. search), weights and activations at the same bits; the small mechanisms of the SCM stay float. Both are shown
+Generator and guide are quantised after training (`quantize_images.quantise_layers`, Eq. quantise and Eq. search), weights and activations at the same bits; the small mechanisms of the SCM stay float. Both are shown
 their activations on one set: noisy images where sampling takes them (NDTC of PTQ4DM),
 
     t ~ N(0.4 T, (0.4 T)^2), floored, in [0, T], T the steps of the sampler; x_t from the float model, run from noise down to t        `Eq. ndtc`
@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from gencausal import quantize, seeding, solvers
+from gencausal import quantize_images, seeding, solvers
 from gencausal.counterfactual import Sampling
 from gencausal.experiments import pictures
 from gencausal.experiments.pictures import Bench
@@ -51,8 +51,8 @@ def calibration(denoiser: ImageDenoiser, shape: tuple[int, ...], sampling: Sampl
 
 def quantised_pair(denoiser: ImageDenoiser, guide: Guide, shown: Shown, bits: int) -> tuple[ImageDenoiser, Guide]:
     """Quantised copies of generator and guide; a guide that sees denoised images sees the quantised generator's."""
-    small = quantize.quantise_layers(denoiser, lambda made: made(*shown), bits)
-    return small, quantize.quantise_layers(guide, lambda made: made(*shown, small), bits)
+    small = quantize_images.quantise_layers(denoiser, lambda made: made(*shown), bits)
+    return small, quantize_images.quantise_layers(guide, lambda made: made(*shown, small), bits)
 
 
 def quantised(bench: Bench, denoiser: ImageDenoiser, guide: Guide, sampling: Sampling, bits: list[int], seed: int, n: int = 128, resamples: int = 1000) -> list[dict]:
@@ -65,7 +65,7 @@ def quantised(bench: Bench, denoiser: ImageDenoiser, guide: Guide, sampling: Sam
         draw = pictures.guided(*pair, sampling, seed)
         images = {node: draw(bench.images, bench.z, {node: values.float()}) for node, values, _, _ in bench.targets.values()}
         rows += pictures.score(bench, lambda factual, z, do: images[next(iter(do))], f"guided_{name}", seed, EXPERIMENT)
-        size = sum(quantize.layer_bytes(part, 32 if name == "float" else int(name.removesuffix("bit"))) for part in (denoiser, guide))
+        size = sum(quantize_images.layer_bytes(part, 32 if name == "float" else int(name.removesuffix("bit"))) for part in (denoiser, guide))
         for target, (node, _, truth, _) in bench.targets.items():
             error = reading_errors(bench, images[node], truth).mean(1)
             if name == "float":
