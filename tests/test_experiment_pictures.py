@@ -169,3 +169,51 @@ def test_wrong_graphs_are_acyclic_and_wrong():
     for name, other in pictures.wrong_graphs(mask).items():
         assert graph.order(other) and graph.shd(other, mask) >= 2, name
     assert pictures.wrong_graphs(mask)["reversed"][2, 0] == 1
+
+
+def test_growth_is_the_slope_over_the_steps_and_the_first_and_last_error():
+    """Errors 1 + k and 2 + 3 k at steps k = 1, 2, 3 of two blocks."""
+    rows = [{"experiment": "dc.E2", "dataset": "d", "unit": f"{k}/{block}", "method": "m", "metric": metric, "seed": 0, "value": float(a + b * k), "n": 10}
+            for block, (a, b) in enumerate(((1, 1), (2, 3))) for k in (3, 1, 2) for metric in ("acm_all", "psnr_masked")]
+    found = {(row["method"], row["metric"], row["unit"]): row["value"] for row in pictures.growth(rows)}
+    expected = {("m", "slope_acm"): (1, 3), ("m_first", "acm_all"): (2, 5), ("m_last", "acm_all"): (4, 11)}
+    assert found == {(*key, f"all/{block}"): pytest.approx(value) for key, values in expected.items() for block, value in enumerate(values)}
+
+
+def test_the_first_units_are_those_of_the_bench(made):
+    few = pictures.first(made["flow"], 3)
+    assert len(few.images) == len(few.z) == len(few.rows) == 3 and torch.equal(few.images, made["flow"].images[:3])
+    for name, (node, *parts) in few.targets.items():
+        assert node == made["flow"].targets[name][0] and all(torch.equal(a, b[:3]) for a, b in zip(parts, made["flow"].targets[name][1:]))
+
+
+def test_true_images_of_a_sequence_show_the_factors_that_were_asked_for(made):
+    bench = made["pendulum"]
+    images, (asked, truths) = pictures.truths(bench, 3, 4), pictures.interventions(bench, 3)
+    assert images.shape == (3, 4, *bench.images.shape[1:])
+    for step, (do, truth) in enumerate(zip(asked, truths)):
+        read = torch.as_tensor(pictures.first(bench, 4).oracle(images[step]))
+        torch.testing.assert_close(read, bench.standardised(truth[:4]), atol=0.05, rtol=0)
+        for node, value in do.items():
+            torch.testing.assert_close(bench.standardised(truth)[:, node].float(), value)
+
+
+def test_sizes_leave_every_world_a_map_of_sixteen_and_one_budget():
+    for size, patch in ((64, 4), (32, 2), (16, 1)):
+        found = pictures.sizes(80, 40, 16, 8, size)
+        assert {found.generator.patch, found.guide.patch, found.vae.patch, found.judge.patch} == {patch} and {c.batch for c in (found.generator, found.guide, found.vae, found.judge)} == {16}
+        assert (found.generator.rounds, found.vae.rounds, found.guide.rounds, found.judge.rounds) == (80, 80, 40, 40) and found.generator.score_every == 10
+
+
+def test_chosen_constants_are_kept_and_found_again(tmp_path, monkeypatch):
+    """The smallest total wins, each strength by itself; a second call draws nothing."""
+    bench = pictures.bench("pendulum", 3, 0, size=16, rows="train")
+    denoiser = models.make_generator(models.GeneratorConfig(width=8, patch=2), 3, 16, 0)
+    guide = models.make_guide(models.GuideConfig(width=8, patch=2), 3, 16, bench.mask, 0)
+    asked = []
+    monkeypatch.setattr(pictures, "guided", lambda denoiser, guide, sampling, seed, kept: sampling)
+    monkeypatch.setattr(pictures, "tuned", lambda bench, make, values, seed: asked.append([make(v).strength for v in values]) or (None, [abs(v - (0.2 if make(v).strength == "adaptive" else 3)) for v in values]))
+    rules = {"adaptive": [0.1, 0.2, 0.4], "fixed": [1, 3]}
+    choice, lines = pictures.chosen(bench, denoiser, guide, Sampling(steps=2), rules, folder=tmp_path)
+    assert choice == {"adaptive": 0.2, "fixed": 3} and [line["constant"] for line in lines if line["chosen"]] == [0.2, 3] and len(lines) == 5
+    assert pictures.chosen(bench, denoiser, guide, Sampling(steps=2), rules, folder=tmp_path) == (choice, lines) and asked == [["adaptive"] * 3, ["fixed"] * 2]

@@ -187,6 +187,21 @@ def test_a_published_training_is_not_done_again(data, tmp_path, monkeypatch):
     assert card["about"] == "a test" and card["recipe"]["rounds"] == 20 and len(card["sha256"]) == 64 and path.name in store.readme() and "a test" in store.readme()
 
 
+def test_finished_trainings_are_published_in_half_precision(data, tmp_path, monkeypatch):
+    """A training with a folder leaves its weights there; `publish` rounds them, lists them, and the next training of that identity takes them."""
+    images, z = data
+    monkeypatch.setattr(store, "folder", lambda: tmp_path / "published")
+    config = predictor.Config(rounds=5, batch=32, width=16, score_every=5)
+    first = predictor.train(images, z, config, 0, tmp_path / "local")
+    file, = (tmp_path / "local" / "weights").glob("predictor-*.safetensors")
+    store.publish([file])
+    again = predictor.train(images, z, config, 0, tmp_path / "elsewhere")
+    assert again.scores == first.scores and not (tmp_path / "elsewhere").exists()
+    for a, b in zip(first.modules["predictor"].parameters(), again.modules["predictor"].parameters()):
+        assert torch.equal(a.half().float(), b)
+    assert (tmp_path / "published" / file.name).stat().st_size < 0.6 * file.stat().st_size and file.name in (tmp_path / "published" / "README.md").read_text(encoding="utf-8")
+
+
 def test_named_data_are_known_by_their_name(data):
     """Images drawn on another machine differ in their last bits; their name finds the weights all the same."""
     images, z = data

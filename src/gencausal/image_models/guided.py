@@ -94,10 +94,13 @@ def prepare(images: torch.Tensor, z: torch.Tensor, seed: int, label_share: float
 
 
 def trained(kind: str, identity: dict, players: dict[str, Player], rounds: int, generators: list[torch.Generator], seed: int, folder: Path | None, published: bool, **options) -> Trained:
-    """The published training of `identity` where there is one and it is wanted, else `fit`."""
+    """The published training of `identity` where there is one and it is wanted, else `fit`, which leaves its weights in `folder/weights`."""
     if published and (found := store.read(kind, identity, {name: player.module for name, player in players.items()})):
         return found
-    return fit(players, rounds, generators, config=identity, seed=seed, checkpoint=checkpoint_file(folder, kind, identity), label=kind, **options)
+    made = fit(players, rounds, generators, config=identity, seed=seed, checkpoint=checkpoint_file(folder, kind, identity), label=kind, **options)
+    if folder is not None:
+        store.write(kind, identity, made, f"{kind} of {identity.get('data', 'images by hash')}", folder / "weights")
+    return made
 
 
 def identity_of(kind: str, images: torch.Tensor, z: torch.Tensor, seed: int, data: str = "", **more) -> dict:

@@ -1,10 +1,15 @@
 """Published weights: `data/checkpoints/<kind>-<hash>.safetensors`, the averaged weights of one training and its log, found by the hash of everything that decided them.
 
-A training whose configuration, images, factors and seed are those of a published file is not done again. `cards()` lists what is there with its recipe; `data/checkpoints/README.md` is written from it.
+A training whose configuration, images, factors and seed are those of a published file is not done again. Every finished training leaves its weights in the folder `weights` of its checkpoints;
+
+    python -m gencausal.image_models.store build/full/checkpoints/weights/*.safetensors
+
+publishes those files, rounded to half precision, and writes `data/checkpoints/README.md`, which lists what is there with its recipe, log and checksum.
 """
 
 import hashlib
 import json
+import sys
 from pathlib import Path
 
 import torch
@@ -40,13 +45,22 @@ def read(kind: str, identity: dict, modules: dict[str, nn.Module]) -> Trained | 
     return Trained({name: module.eval() for name, module in modules.items()}, [], meta["scores"], torch.tensor(meta["best_score"]), torch.tensor(meta["best_round"]), meta["rounds"], meta["seconds"])
 
 
-def write(kind: str, identity: dict, trained: Trained, about: str) -> Path:
-    """Publish `trained`: weights, recipe (`identity`), log and one line `about` what it is; returns the file."""
+def write(kind: str, identity: dict, trained: Trained, about: str, place: Path | None = None) -> Path:
+    """Weights of `trained`, its recipe (`identity`), log and one line `about` what it is, to `place` (default: published); returns the file."""
     tensors = {f"{name}.{key}": value for name, module in trained.modules.items() for key, value in module.named_parameters()}
     meta = {"config": config_hash(identity), "kind": kind, "about": about, "recipe": identity, "scores": trained.scores, "best_score": trained.best_score.tolist(), "best_round": trained.best_round.tolist(),
             "rounds": trained.rounds, "seconds": round(trained.seconds, 1)}
-    save_state(path := file_of(kind, identity), tensors, meta)
+    save_state(path := (place or folder()) / file_of(kind, identity).name, tensors, meta)
     return path
+
+
+def publish(files: list[Path]) -> None:
+    """Copy weights that `write` left elsewhere to the published ones, rounded to half precision, and list them all in README.md."""
+    for file in files:
+        with safe_open(file, "pt") as opened:
+            meta, tensors = json.loads(opened.metadata()["meta"]), {name: opened.get_tensor(name).half() for name in opened.keys()}
+        save_state(folder() / file.name, tensors, meta | {"precision": "half"})
+    paths.write_whole(folder() / "README.md", readme())
 
 
 def cards(place: Path | None = None) -> list[dict]:
@@ -71,4 +85,4 @@ def readme(place: Path | None = None) -> str:
 
 
 if __name__ == "__main__":
-    paths.write_whole(folder() / "README.md", readme())
+    publish([Path(name) for name in sys.argv[1:]])
