@@ -26,7 +26,7 @@ import torch
 from gencausal import claims, figures, paths
 from gencausal.counterfactual import Sampling, typical_spreads
 from gencausal.estimators.outcomes import resolve_device
-from gencausal.experiments import components, pictures
+from gencausal.experiments import components, pictures, sequences
 from gencausal.image_models import guided
 from gencausal.seeding import generator
 
@@ -196,19 +196,19 @@ for (world, seed), whole in benches.items():
              "causaldiffae": pictures.causaldiffae_draw(trainers[world].causaldiffae(sizes[world]), Sampling(steps=steps), seed), "cond_vae": pictures.vae_draw(trainers[world].vae(sizes[world]))}
     for method, draw in draws.items():
         for protocol in ("image", "state"):
-            rows, strip = pictures.sequences(b, draw, method if protocol == "image" else f"{method}_state", seed, sequence_steps, protocol)
+            rows, strip = sequences.run(b, draw, method if protocol == "image" else f"{method}_state", seed, sequence_steps, protocol)
             chained += rows
             strips.setdefault((world, method, protocol), strip)
-        chained += pictures.sequences(b, draw, f"{method}_null", seed, sequence_steps, null=True)[0]
+        chained += sequences.run(b, draw, f"{method}_null", seed, sequence_steps, null=True)[0]
 results.record(chained)
-results.record(pictures.growth(chained))
+results.record(sequences.growth(chained))
 steps_ = pd.DataFrame(chained).assign(step=lambda f: f["unit"].str.split("/").str[0].astype(int))
 figures.table(steps_[steps_["metric"] == "acm_all"].groupby(["dataset", "method", "step"], sort=False)["value"].mean().unstack("step").reset_index())
 
 # %%
 for world in worlds:
     b = benches[world, seeds[0]]
-    strip = {"true": torch.stack([b.images[0], *pictures.truths(b, sequence_steps, 1)[:, 0]])} | {method: torch.stack([b.images[0], *[images[0].cpu() for images in strips[world, method, "image"]]]) for method in ("guided", "causaldiffae", "cond_vae")}
+    strip = {"true": torch.stack([b.images[0], *sequences.truths(b, sequence_steps, 1)[:, 0]])} | {method: torch.stack([b.images[0], *[images[0].cpu() for images in strips[world, method, "image"]]]) for method in ("guided", "causaldiffae", "cond_vae")}
     figures.pictures(strip, alt=f"One unit of {world} through {sequence_steps} interventions in a row, one column a step: the truth, and below it what {', '.join(list(strip)[1:])} draw from their own last image.", caption=f"{world}: a sequence, image-chained. First column: the factual image.")
 
 # %%

@@ -7,7 +7,7 @@ import torch
 from gencausal import graph, seeding
 from gencausal.counterfactual import Sampling
 from gencausal.data import flow, pendulum
-from gencausal.experiments import pictures
+from gencausal.experiments import pictures, sequences
 from gencausal.image_models import guided as models
 
 SIZE = 32
@@ -83,29 +83,6 @@ def test_wrong_factors_are_charged_to_their_split(made):
     assert mean(rows, "acm_nondescendant", "angle") == pytest.approx(1, abs=0.05) and mean(rows, "acm_intervened", "angle") < 0.03 and mean(rows, "acm_nondescendant", "light") < 0.03
 
 
-@worlds
-def test_null_sequences_ask_for_what_is_there(made, world):
-    bench = made[world]
-    rows, drawn = pictures.sequences(bench, lambda images, z, do: images, "left", 0, steps=5, null=True)
-    assert len(drawn) == 5 and mean(rows, "acm_all") < 0.03 and mean(rows, "composition") < 0.1
-    moved, _ = pictures.sequences(bench, lambda images, z, do: images, "left", 0, steps=5)
-    assert mean(moved, "acm_all", "1/") < mean(moved, "acm_all", "4/") and mean(moved, "acm_all") > 0.3
-
-
-@worlds
-def test_sequences_accumulate_their_interventions(made, world):
-    """A method that follows the true SCM from its own reading of each image stays at the floor through five steps."""
-    bench, module = made[world], pictures.WORLDS[world]
-
-    def draw(images, z, do):
-        factors = module.read(images)
-        (node, value), = do.items()
-        return module.render(module.counterfactual(factors, {module.NAMES[node]: value.double() * bench.scale[node] + bench.center[node]}), SIZE)
-
-    rows, _ = pictures.sequences(bench, draw, "oracle", 0, steps=3)
-    assert mean(rows, "acm_all") < 0.15
-
-
 def test_gates_and_guided_draws_run_end_to_end(made):
     bench = made["pendulum"]
     images, z = bench.training
@@ -140,16 +117,6 @@ def test_constants_are_chosen_on_training_units_by_the_truth_they_reach():
         pictures.tuned(pictures.bench("pendulum", 5, 0, size=SIZE), make, [1.0])
 
 
-def test_morphomnist_truth_is_the_reading_of_the_true_image():
-    bench = pictures.bench("morphomnist", 4, 0, n=40)
-    rows = pictures.score(bench, truth_of(bench), "truth", 0)
-    assert mean(rows, "acm_intervened") == 0 and {row["unit"].split("/")[0] for row in rows} == {"thickness", "intensity"}
-    left = pictures.score(bench, lambda images, z, do: images, "left", 0)
-    assert mean(left, "acm_intervened") > 0.3 and mean(left, "acm_nondescendant") < 0.05
-    moved, _ = pictures.sequences(bench, lambda images, z, do: images, "left", 0, steps=2, null=True)
-    assert mean(moved, "acm_all") < 0.05
-
-
 def test_every_method_trains_and_draws(made):
     bench = made["pendulum"]
     tiny = models.GeneratorConfig(rounds=3, batch=8, width=16, blocks=1, score_every=3)
@@ -171,31 +138,11 @@ def test_wrong_graphs_are_acyclic_and_wrong():
     assert pictures.wrong_graphs(mask)["reversed"][2, 0] == 1
 
 
-def test_growth_is_the_slope_over_the_steps_and_the_first_and_last_error():
-    """Errors 1 + k and 2 + 3 k at steps k = 1, 2, 3 of two blocks."""
-    rows = [{"experiment": "dc.E2", "dataset": "d", "unit": f"{k}/{block}", "method": "m", "metric": metric, "seed": 0, "value": float(a + b * k), "n": 10}
-            for block, (a, b) in enumerate(((1, 1), (2, 3))) for k in (3, 1, 2) for metric in ("acm_all", "psnr_masked")]
-    found = {(row["method"], row["metric"], row["unit"]): row["value"] for row in pictures.growth(rows)}
-    expected = {("m", "slope_acm"): (1, 3), ("m_first", "acm_all"): (2, 5), ("m_last", "acm_all"): (4, 11)}
-    assert found == {(*key, f"all/{block}"): pytest.approx(value) for key, values in expected.items() for block, value in enumerate(values)}
-
-
 def test_the_first_units_are_those_of_the_bench(made):
     few = pictures.first(made["flow"], 3)
     assert len(few.images) == len(few.z) == len(few.rows) == 3 and torch.equal(few.images, made["flow"].images[:3])
     for name, (node, *parts) in few.targets.items():
         assert node == made["flow"].targets[name][0] and all(torch.equal(a, b[:3]) for a, b in zip(parts, made["flow"].targets[name][1:]))
-
-
-def test_true_images_of_a_sequence_show_the_factors_that_were_asked_for(made):
-    bench = made["pendulum"]
-    images, (asked, truths) = pictures.truths(bench, 3, 4), pictures.interventions(bench, 3)
-    assert images.shape == (3, 4, *bench.images.shape[1:])
-    for step, (do, truth) in enumerate(zip(asked, truths)):
-        read = torch.as_tensor(pictures.first(bench, 4).oracle(images[step]))
-        torch.testing.assert_close(read, bench.standardised(truth[:4]), atol=0.05, rtol=0)
-        for node, value in do.items():
-            torch.testing.assert_close(bench.standardised(truth)[:, node].float(), value)
 
 
 def test_sizes_leave_every_world_a_map_of_sixteen_and_one_budget():
@@ -217,3 +164,27 @@ def test_chosen_constants_are_kept_and_found_again(tmp_path, monkeypatch):
     choice, lines = pictures.chosen(bench, denoiser, guide, Sampling(steps=2), rules, folder=tmp_path)
     assert choice == {"adaptive": 0.2, "fixed": 3} and [line["constant"] for line in lines if line["chosen"]] == [0.2, 3] and len(lines) == 5
     assert pictures.chosen(bench, denoiser, guide, Sampling(steps=2), rules, folder=tmp_path) == (choice, lines) and asked == [["adaptive"] * 3, ["fixed"] * 2]
+
+
+def test_the_estimator_of_a_world_draws_what_the_experiment_draws(made, tmp_path):
+    """Same networks, same images: in the generator's units, before and after a file."""
+    bench = pictures.first(made["pendulum"], 4)
+    trainer, sizes = pictures.Trainer(bench, published=False), pictures.sizes(4, 4, 8, 8, SIZE)
+    model = pictures.estimator(trainer, sizes, steps=3, kappa=0.1)
+    node, values, _, _ = bench.targets["light"]
+    draw = pictures.guided(model.generator_, model.guide_, Sampling(steps=3, kappa=0.1))
+    raw = (values * bench.scale[node] + bench.center[node]).numpy()
+    found = model.counterfactual(bench.images, {"light": raw})
+    np.testing.assert_allclose(found, draw(bench.images, bench.z, {node: values.float()}).numpy(), atol=1e-5)
+    again = type(model).from_checkpoint(model.save(tmp_path / "world.safetensors"), device="cpu")
+    np.testing.assert_array_equal(again.counterfactual(bench.images, {"light": raw}), found)
+
+
+def test_morphomnist_truth_is_the_reading_of_the_true_image():
+    bench = pictures.bench("morphomnist", 4, 0, n=40)
+    rows = pictures.score(bench, truth_of(bench), "truth", 0)
+    assert mean(rows, "acm_intervened") == 0 and {row["unit"].split("/")[0] for row in rows} == {"thickness", "intensity"}
+    left = pictures.score(bench, lambda images, z, do: images, "left", 0)
+    assert mean(left, "acm_intervened") > 0.3 and mean(left, "acm_nondescendant") < 0.05
+    moved, _ = sequences.run(bench, lambda images, z, do: images, "left", 0, steps=2, null=True)
+    assert mean(moved, "acm_all") < 0.05

@@ -20,6 +20,7 @@ from gencausal.checks import InputError
 from gencausal.counterfactual import Sampling, abduct, counterfactual, read
 from gencausal.estimators.outcomes import resolve_device
 from gencausal.estimators.pictures import as_images, as_table, back, pad
+from gencausal.guidance import Guide, ImageDenoiser
 from gencausal.image_models.guided import GeneratorConfig, GuideConfig, make_generator, make_guide, train_generator, train_guide
 
 FORMAT = "gencausal.GuidedCounterfactuals/1"
@@ -139,6 +140,19 @@ class GuidedCounterfactuals(BaseEstimator):
         for part, network in (("generator", model.generator_), ("guide", model.guide_)):
             network.load_state_dict({name.removeprefix(f"{part}."): value for name, value in tensors.items() if name.startswith(f"{part}.")})
             network.requires_grad_(False).eval()
+        return model
+
+    @classmethod
+    def from_networks(cls, generator: ImageDenoiser, guide: Guide, configs: tuple[GeneratorConfig, GuideConfig], graph: nx.DiGraph, scales: pd.DataFrame, shape: tuple[int, int, int], **options) -> "GuidedCounterfactuals":
+        """An estimator around networks that were trained elsewhere, for images of `shape` (C, S, S).
+
+        scales: one row a factor, in the guide's order, indexed by name, with the columns center, scale, low and high of the training factors. options: as in the constructor.
+        """
+        model = cls(graph, configs[1].learned, configs[0].rounds, configs[1].rounds, configs[0].width, configs[1].form, **options)
+        model.names_, model.mask_ = tuple(scales.index), graphs.adjacency(graph, list(scales.index))
+        model.center_, model.scale_, model.low_, model.high_ = (scales[name].to_numpy(float) for name in ("center", "scale", "low", "high"))
+        model.shape_, model.layout_ = (*shape, shape[1]), "first"
+        model._generator, model._guide, model.generator_, model.guide_ = *configs, generator.requires_grad_(False).eval(), guide.requires_grad_(False).eval()
         return model
 
     # --- checks --------------------------------------------------------------------------------------------------------------------------

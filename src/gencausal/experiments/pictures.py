@@ -1,4 +1,4 @@
-"""Experiments of guided counterfactual images (`dc.E0` to `dc.E6`): the same units under the same interventions, drawn by every method and read by the pixel oracle.
+"""Experiments of guided counterfactual images (`dc.E0`, `dc.E1`): the same units under the same interventions, drawn by every method and read by the pixel oracle.
 
 A world is a module of `data` with NAMES, RANGES, load, graph, counterfactual, render and read. Factors here are in units of the training standard deviation unless said
 otherwise. Result rows stand for blocks of `BLOCK` images of one target, `unit` = "<factor>/<block>", so that intervals run over them.
@@ -14,9 +14,10 @@ import torch
 
 from gencausal import graph, image_metrics, seeding, solvers
 from gencausal.checkpoints import remember, tensor_hash
-from gencausal.counterfactual import Sampling, abduct, counterfactual, read, sequence
+from gencausal.counterfactual import Sampling, abduct, counterfactual, read
 from gencausal.data import flow, morphomnist, pendulum
 from gencausal.data.scenes import Scenes
+from gencausal.estimators import GuidedCounterfactuals
 from gencausal.guidance import Guide, ImageDenoiser
 from gencausal.image_models import causaldiffae, cond_vae, guided as models, predictor
 from gencausal.image_models.guided import GeneratorConfig, GuideConfig
@@ -301,6 +302,15 @@ def chosen(bench: Bench, denoiser: ImageDenoiser, guide: Guide, base: Sampling, 
     return choice, lines
 
 
+def estimator(trainer: Trainer, sizes: Sizes, steps: int, kappa: float) -> GuidedCounterfactuals:
+    """The public estimator around the networks of a world: what `GuidedCounterfactuals.from_checkpoint(world)` reads once it is saved."""
+    bench = trainer.bench
+    factors = bench.scenes.factors[bench.scenes.train]
+    scales = pd.DataFrame({"center": bench.center, "scale": bench.scale, "low": factors.min(0).values, "high": factors.max(0).values}, index=list(bench.scenes.names))
+    return GuidedCounterfactuals.from_networks(trainer.generator(sizes.generator), trainer.guide(sizes.guide), (sizes.generator, sizes.guide), bench.scenes.graph, scales, tuple(bench.images.shape[1:]), steps=steps, kappa=kappa,
+                                               device=str(trainer.device))
+
+
 # ---------------------------------------------------------------- E0: gates
 
 
@@ -335,63 +345,3 @@ def mechanism_errors(bench: Bench, scm: torch.nn.Module, method: str, seed: int,
         errors = image_metrics.acm(found, bench.factors_under(target).numpy(), intervened, graph.descendants(bench.mask))
         rows += blocks(bench.name, target, method, seed, experiment, {f"acm_{split}": np.where(v < 1e-6, 0.0, v) for split, v in errors.items()})  # float32 of what did not change is 0
     return rows
-
-
-# ---------------------------------------------------------------- E2: sequences
-
-
-def interventions(bench: Bench, steps: int, null: bool = False) -> tuple[list[Do], list[torch.Tensor]]:
-    """(what is asked of each step, standardised; the true factors [N, n] after it, in the generator's units) of `sequences`."""
-    world, names = WORLDS[bench.world], list(bench.targets)
-    factors = bench.scenes.factors[bench.rows]
-    asked, so_far, truths = [], {}, []
-    for k in range(steps):
-        node, values, _, _ = bench.targets[names[k % len(names)]]
-        if null:
-            raw = factors[:, node]
-        else:
-            raw = values.roll(k) * bench.scale[node] + bench.center[node]
-            trial = world.counterfactual(factors, {world.NAMES[j]: v for j, v in (so_far | {node: raw}).items()}, bench.variant)
-            before = world.counterfactual(factors, {world.NAMES[j]: v for j, v in so_far.items()}, bench.variant)
-            raw = torch.where(visible(bench.world, trial), raw, before[:, node])
-        so_far = so_far | {node: raw}
-        truths.append(world.counterfactual(factors, {world.NAMES[j]: v for j, v in so_far.items()}, bench.variant))
-        asked.append({node: ((raw - bench.center[node]) / bench.scale[node]).float()})
-    return asked, truths
-
-
-def truths(bench: Bench, steps: int, units: int) -> torch.Tensor:
-    """True images [steps, units, C, S, S] of the first units along their sequence."""
-    few = first(bench, units)
-    return torch.stack([few.render(factors[:units]) for factors in interventions(bench, steps)[1]])
-
-
-def growth(rows: list[dict]) -> list[dict]:
-    """Of the rows of `sequences`: the slope of the error over the steps (metric slope_acm) and the error after the first and the last one (methods "<method>_first" and "<method>_last"), a row a block."""
-    frame = pd.DataFrame([row for row in rows if row["metric"] == "acm_all"])
-    frame[["step", "block"]] = frame["unit"].str.split("/", expand=True).astype(int)
-    made = []
-    for (experiment, dataset, method, seed, block), group in frame.sort_values("step").groupby(["experiment", "dataset", "method", "seed", "block"], sort=False):
-        known = {"experiment": experiment, "dataset": dataset, "unit": f"all/{block}", "seed": seed, "n": int(group["n"].iloc[0])}
-        made.append(known | {"method": method, "metric": "slope_acm", "value": float(np.polyfit(group["step"], group["value"], 1)[0])})
-        made += [known | {"method": f"{method}_{name}", "metric": "acm_all", "value": float(group["value"].iloc[place])} for name, place in (("first", 0), ("last", -1))]
-    return made
-
-
-def sequences(bench: Bench, draw: Draw, method: str, seed: int, steps: int = 5, protocol: str = "image", null: bool = False, experiment: str = "dc.E2") -> tuple[list[dict], list[torch.Tensor]]:
-    """Rows after each of `steps` interventions that take the targets in turn, and the images; unit "<step>/<block>".
-
-    The truth follows the true SCM from the first unit's noise with every intervention so far, the last of each factor; what is asked of the k-th step are the values of `bench.targets`, rolled by k
-    among the units. null: every step sets a factor to the value that it has (composition).
-    """
-    asked, truths = interventions(bench, steps, null)
-    drawn, now = [], bench.z
-    for images in sequence(lambda images, do: draw(images, now, do), bench.images, asked, protocol):
-        drawn.append(images)
-    rows = []
-    for k, (images, truth) in enumerate(zip(drawn, truths)):
-        real = bench.render(truth)
-        found, goal = bench.oracle(images), bench.oracle(real)
-        error = np.where(np.isnan(found), image_metrics.MISSING, np.abs(found - goal))
-        rows += blocks(bench.name, str(k + 1), method, seed, experiment, {"acm_all": error.mean(1), "psnr_masked": image_metrics.psnr(images.cpu(), real, masked=True, background=bench.background), "composition": image_metrics.composition(images.cpu(), real)})
-    return rows, drawn

@@ -69,6 +69,8 @@ def cards(place: Path | None = None) -> list[dict]:
     for path in sorted((place or folder()).glob("*.safetensors")):
         with safe_open(path, "pt") as file:
             meta = json.loads(file.metadata()["meta"])
+        if "kind" not in meta:  # a whole estimator
+            continue
         found.append(meta | {"file": path.name, "bytes": path.stat().st_size, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()})
     return found
 

@@ -22,7 +22,7 @@ MODULES = {  # notebook: what it leans on and what guards it (STYLE.md)
     "02b_treatment_effects": (("estimators", "baselines", "experiments"), ("estimators", "baselines", "benchmark")),
     "02c_your_data": (("estimators", "data/files"), ("iwdd", "files")),
     "02d_stress_tests": (("experiments", "bounds", "released"), ("designs", "bounds", "released")),
-    "03a_counterfactual_images": (("guidance", "counterfactual", "scm", "experiments/pictures"), ("guidance", "counterfactual", "scm", "experiment_pictures")),
+    "03a_counterfactual_images": (("guidance", "counterfactual", "scm", "experiments/pictures", "experiments/sequences"), ("guidance", "counterfactual", "scm", "experiment_pictures", "sequences")),
     "03b_image_benchmark": (("experiments/components", "experiments/benchmark_images", "experiments/discovery"), ("components", "benchmark_images", "discovery")),
     "03c_image_trust": (("experiments/autoencoders", "experiments/probes", "experiments/trust", "nulls"), ("autoencoders", "probes", "trust", "nulls")),
     "04_variational_causal_inference": (("vci",), ("vci",)),
