@@ -16,8 +16,8 @@ def made():
     return {world: pictures.bench(world, 20, 0, size=SIZE) for world in ("pendulum", "flow")}
 
 
-def mean(rows, metric):
-    return np.mean([row["value"] for row in rows if row["metric"] == metric])
+def mean(rows, metric, target=None):
+    return np.mean([row["value"] for row in rows if row["metric"] == metric and (target is None or row["unit"].startswith(target))])
 
 
 @worlds
