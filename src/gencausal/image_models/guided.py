@@ -31,7 +31,7 @@ class GeneratorConfig:
     multipliers: tuple[int, ...] = (1, 2)  # of the maps further down
     blocks: int = 2  # residual blocks a map
     patch: int = 4  # side of a patch
-    prediction: str = "v"  # eps, x0 or v
+    prediction: str = "x0"  # eps, x0 or v
     lr: float = 1e-3
     weight_decay: float = 0.01
     average: float = 0.999
