@@ -126,7 +126,7 @@ for i, world in enumerate(worlds):
     error = guided.factor_errors(guides[world], b.images, b.z.float(), 0, levels, denoisers[world]).mean(1).sqrt()
     axes.plot(levels, error, marker="os^"[i], color=figures.PALETTE[i], label=world)
 axes.set_xlabel("time index t of 1,000 (0: clean)")
-axes.set_ylabel("error of the guide's factors, sd")
+axes.set_ylabel("error of the guide, sd")
 axes.set_ylim(0)
 axes.legend(frameon=False)
 figures.show(fig, alt=f"Error of the guide's factors against the noise level: {float(error[0]):.2g} sd on clean images of {world}, {float(error[-1]):.2g} near pure noise.", caption="What guidance can know: the guide reads factors well until noise hides them.")

@@ -47,7 +47,7 @@ def pictures(rows: dict, alt: str, caption: str = "") -> None:
     for axis, (name, images) in zip(axes[:, 0], rows.items()):
         strip = np.concatenate(list(images.transpose(0, 2, 3, 1)), 1)
         axis.imshow(strip[..., 0] if strip.shape[2] == 1 else strip, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-        axis.set_ylabel(name, rotation=0, ha="right", va="center", fontsize=8)
+        axis.set_ylabel(str(name).replace(" ", "\n"), rotation=0, ha="right", va="center", fontsize=8)
         axis.set(xticks=[], yticks=[])
         axis.spines[:].set_visible(False)
     show(fig, alt, caption)
