@@ -26,7 +26,8 @@ class Sampling:
     """How a counterfactual is drawn. Choices that the paper leaves open, with the specification's defaults."""
 
     steps: int = 50  # guided steps, and as many of inversion
-    start: float = 0.75  # t_0 as a share of the schedule (Diff-SCM's progression ratio)
+    start: float = 0.5  # t_0 as a share of the schedule; at Diff-SCM's progression ratio, 0.75, some training images are lost on the way back
+    spacing: str = "log_snr"  # of the levels, one of solvers.SPACINGS
     strength: str = "adaptive"  # one of guidance.STRENGTHS
     kappa: float = 0.3  # the global constant of the guidance
     s_z: float = 1.0  # spread of z about z_hat
@@ -39,6 +40,7 @@ class Sampling:
         checks.choice(self.strength, "strength", STRENGTHS)
         checks.choice(self.which, "which", ("all", "intervened"))
         checks.choice(self.abduction, "abduction", ("ddim", "noise"))
+        checks.choice(self.spacing, "spacing", solvers.SPACINGS)
         checks.whole(self.steps, "steps", 1)
         if not 0 < self.start <= 1:
             raise checks.InputError(f"start must be a share of the schedule, above 0 and at most 1, not {self.start!r}.")
@@ -47,7 +49,7 @@ class Sampling:
         """Levels from t_0 down to the first noise level of the schedule, [steps + 1]."""
         levels = levels or solvers.vp_levels()
         top = len(levels.alpha) - 1 - round(self.start * (len(levels.alpha) - 1))
-        return solvers.grid(Grid(*(column[top:] for column in levels)), self.steps)
+        return solvers.grid(Grid(*(column[top:] for column in levels)), self.steps, self.spacing)
 
 
 def abduct(denoise: solvers.Denoise, x: torch.Tensor, grid: Grid, rng: torch.Generator | None = None) -> torch.Tensor:
