@@ -54,7 +54,7 @@ options = {"pendulum": {"size": size}, "flow": {"size": size}, "morphomnist": {"
 benches = {(world, seed): pictures.bench(world, units, seed, **options[world]) for world in worlds for seed in seeds}
 trainers = {world: pictures.Trainer(benches[world, seeds[0]], folder, place, not scratch) for world in worlds}
 denoisers = {world: trainers[world].generator(sizes[world].generator) for world in worlds}
-guides = {world: trainers[world].guide(sizes[world].guide) for world in worlds}
+guides = {world: trainers[world].guide(sizes[world].guide, denoiser=denoisers[world]) for world in worlds}
 judges = {world: trainers[world].predictor(sizes[world], seed=1) for world in worlds}
 choice, tried = pictures.chosen(pictures.bench(worlds[0], tuning_units, 0, rows="train", **options[worlds[0]]), denoisers[worlds[0]], guides[worlds[0]], Sampling(steps=steps), {"adaptive": kappas}, folder=folder)
 sampling = Sampling(steps=steps, kappa=choice["adaptive"])

@@ -95,7 +95,7 @@ def test_guidance_brings_the_factors_nearer(strength, kappa, stochastic):
     x = 0.5 * X.clamp(-1, 1)
     distance = []
     for strong in (0.0, kappa):
-        sampling = Sampling(steps=40, strength=strength, kappa=strong, stochastic=stochastic)
+        sampling = Sampling(steps=40, start=0.75, spacing="uniform", strength=strength, kappa=strong, stochastic=stochastic)
         found = counterfactual.guided(exact_denoiser, guide, counterfactual.abduct(exact_denoiser, x, sampling.grid()), target, sampling, rng=seeding.generator(0, "s"))
         distance.append(float((found.flatten(1) @ W.T - target).abs().mean()))
     assert distance[1] < 0.8 * distance[0]

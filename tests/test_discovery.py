@@ -73,7 +73,7 @@ def test_learned_graphs_are_counted_against_the_true_one(monkeypatch):
     z = torch.randn(100, 3, generator=seeding.generator(0, "z"))
     truth = np.array([[0, 1, 1], [0, 0, 0], [0, 0, 0]])  # Known's edges above 0.3
     bench = SimpleNamespace(training=(None, z), mask=truth, name="made")
-    guide = lambda config, seed: Guide(torch.nn.Linear(1, 1), Known())  # noqa: E731
+    guide = lambda config, seed, denoiser=None: Guide(torch.nn.Linear(1, 1), Known())  # noqa: E731
     monkeypatch.setattr(scm, "make", lambda form, mask, rng: Known())
     rows, found = discovery.graphs(SimpleNamespace(bench=bench, guide=guide), GuideConfig(learned=True), [0, 1])
     assert [(r["metric"], r["seed"]) for r in rows] == [("shd", 0), ("acyclicity", 0), ("shd", 1), ("acyclicity", 1)] and (found[1] == truth).all()

@@ -79,7 +79,7 @@ def test_gray_images_of_an_odd_size_are_padded_and_cropped():
     (IMAGES, TABLE, {"graph": nx.DiGraph([("angle", "light"), ("light", "angle")])}, "cycle"), (IMAGES, TABLE.drop(columns="light"), {}, "'light'"),
     (IMAGES[:60], TABLE, {}, "60 images but factors has 80"), (IMAGES[:20], TABLE[:20], {}, "at least 50"), (IMAGES * 255, TABLE, {}, r"\[0, 1\]"), (IMAGES - 0.5, TABLE, {}, r"\[0, 1\]"),
     (IMAGES[..., :2], TABLE, {}, "channels"), (IMAGES[0, 0], TABLE, {}, "shape"), (IMAGES, TABLE.assign(light=1.0), {}, "constant column, 'light'"), (IMAGES, TABLE.assign(light=np.nan), {}, "row 0"),
-    ("no/such/folder", TABLE, {}, "no folder"), (np.full(IMAGES.shape, "dark"), TABLE, {}, "numbers")])
+    (IMAGES, TABLE, {"sees": "blurred"}, "sees"), ("no/such/folder", TABLE, {}, "no folder"), (np.full(IMAGES.shape, "dark"), TABLE, {}, "numbers")])
 def test_what_cannot_be_fitted_is_said_in_one_sentence(images, table, options, word):
     with pytest.raises(checks.InputError, match=word):
         GuidedCounterfactuals(**QUICK | options).fit(images, table)

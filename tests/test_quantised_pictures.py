@@ -26,12 +26,12 @@ def loosened(module: nn.Module) -> nn.Module:
 @pytest.fixture(scope="module")
 def pair():
     mask = np.array([[0, 0, 1, 1], [0, 0, 1, 1], [0, 0, 0, 0], [0, 0, 0, 0]])
-    return loosened(models.make_generator(models.GeneratorConfig(width=16, blocks=1), 3, SIZE, 0)), loosened(models.make_guide(models.GuideConfig(width=16), 3, SIZE, mask, 0))
+    return loosened(models.make_generator(models.GeneratorConfig(prediction="v", width=16, blocks=1), 3, SIZE, 0)), loosened(models.make_guide(models.GuideConfig(width=16), 3, SIZE, mask, 0))
 
 
 @pytest.fixture(scope="module")
 def shown(pair):
-    return quantised_pictures.calibration(pair[0], (3, SIZE, SIZE), Sampling(steps=4), seeding.generator(0, "shown"), n=12)
+    return quantised_pictures.calibration(pair[0], (3, SIZE, SIZE), Sampling(steps=4, start=0.75, spacing="uniform"), seeding.generator(0, "shown"), n=12)
 
 
 def test_sixteen_bits_change_nothing_and_two_do(pair, shown):
@@ -89,7 +89,7 @@ def test_bytes_by_hand():
 
 def test_calibration_follows_the_sampler_down():
     """Eq. ndtc with a denoiser that says zero: DDIM then only shrinks the noise, x_i = sigma_i / sigma_0 x_0, so each image tells its level; t is 0.4 T on average over the clipped law."""
-    sampling = Sampling(steps=10)
+    sampling = Sampling(steps=10, start=0.75, spacing="uniform")
     shown = quantised_pictures.calibration(lambda x, alpha, sigma: 0 * x, (1, 4, 4), sampling, seeding.generator(0, "zero"), n=2000)
     start = quantised_pictures.calibration(lambda x, alpha, sigma: x, (1, 4, 4), sampling, seeding.generator(0, "zero"), n=2000)
     grid = sampling.grid()
@@ -111,7 +111,7 @@ def test_standard_error_is_that_of_a_mean():
 def test_rows_and_rule(pair):
     """Rows of every number of bits; the shift (Eq. acm-shift) is near zero at 16 bits and largest at 2; the rule of the claim reads them."""
     bench = pictures.bench("pendulum", 6, 0, size=SIZE)
-    rows = pd.DataFrame(quantised_pictures.quantised(bench, *pair, Sampling(steps=2), [16, 4], 0, n=8, resamples=200))
+    rows = pd.DataFrame(quantised_pictures.quantised(bench, *pair, Sampling(steps=2, start=0.75, spacing="uniform"), [16, 4], 0, n=8, resamples=200))
     assert len(claims.tidy(rows, "smoke")) == len(rows) and set(rows["experiment"]) == {"dc.E6"}
     assert {"guided_float", "guided_16bit", "guided_4bit", "guided_se"} == set(rows["method"])
     whole = rows[rows["metric"] == "acm_all"].pivot(index="unit", columns="method", values="value")

@@ -26,7 +26,7 @@ class Sampling:
     """How a counterfactual is drawn. Choices that the paper leaves open, with the specification's defaults."""
 
     steps: int = 50  # guided steps, and as many of inversion
-    start: float = 0.5  # t_0 as a share of the schedule; at Diff-SCM's progression ratio, 0.75, some training images are lost on the way back
+    start: float = 0.6  # t_0 as a share of the schedule, by scores on training images; at Diff-SCM's progression ratio, 0.75, more of them are lost on the way back
     spacing: str = "log_snr"  # of the levels, one of solvers.SPACINGS
     strength: str = "adaptive"  # one of guidance.STRENGTHS
     kappa: float = 0.3  # the global constant of the guidance

@@ -31,15 +31,15 @@ class GuidedCounterfactuals(BaseEstimator):
     """Counterfactual images from a diffusion model guided by a causal projector and a learned SCM.
 
     graph: networkx DiGraph over the factors, acyclic. learned_graph: learn its edges instead (its nodes still name the factors). rounds, guide_rounds: optimiser steps of the generator and of the
-    guide. width: channels of the generator's first map. form: of the mechanisms, one of scm.FORMS. steps, kappa: of the sampler, see `counterfactual.Sampling`.
+    guide. width: channels of the generator's first map. form: of the mechanisms, one of scm.FORMS. sees: the guide reads the generator's "denoised" image, or the "noisy" one, which is faster and less exact. steps, kappa: of the sampler, see `counterfactual.Sampling`.
     random_state: seed of everything. device: auto, cpu, cuda or mps. checkpoint_folder: where a killed fit continues from.
 
     After `fit`: names_ the factors; center_, scale_ of the training factors; low_, high_ their range; generator_, guide_ the networks; size_ side of the images inside.
     """
 
     def __init__(self, graph: nx.DiGraph | None = None, learned_graph: bool = False, rounds: int = GeneratorConfig.rounds, guide_rounds: int = GuideConfig.rounds, width: int = GeneratorConfig.width,
-                 form: str = GuideConfig.form, steps: int = Sampling.steps, kappa: float = Sampling.kappa, random_state: int = 0, device: str = "auto", checkpoint_folder: str | None = None):
-        self.graph, self.learned_graph, self.rounds, self.guide_rounds, self.width, self.form = graph, learned_graph, rounds, guide_rounds, width, form
+                 form: str = GuideConfig.form, sees: str = "denoised", steps: int = Sampling.steps, kappa: float = Sampling.kappa, random_state: int = 0, device: str = "auto", checkpoint_folder: str | None = None):
+        self.graph, self.learned_graph, self.rounds, self.guide_rounds, self.width, self.form, self.sees = graph, learned_graph, rounds, guide_rounds, width, form, sees
         self.steps, self.kappa, self.random_state, self.device, self.checkpoint_folder = steps, kappa, random_state, device, checkpoint_folder
 
     # --- fitting -------------------------------------------------------------------------------------------------------------------------
@@ -69,9 +69,9 @@ class GuidedCounterfactuals(BaseEstimator):
         place, folder = resolve_device(self.device), None if self.checkpoint_folder is None else Path(self.checkpoint_folder)
         z = torch.as_tensor((values - self.center_) / self.scale_, dtype=torch.float32)
         self._generator = GeneratorConfig(rounds=self.rounds, width=self.width, score_every=max(1, min(500, self.rounds)))
-        self._guide = GuideConfig(rounds=self.guide_rounds, form=self.form, learned=self.learned_graph, score_every=max(1, min(500, self.guide_rounds)))
+        self._guide = GuideConfig(rounds=self.guide_rounds, form=self.form, sees=checks.choice(self.sees, "sees", ("noisy", "denoised")), learned=self.learned_graph, score_every=max(1, min(500, self.guide_rounds)))
         self.generator_ = train_generator(x, self._generator, self.random_state, folder, place).modules["generator"].requires_grad_(False)
-        self.guide_ = train_guide(x, z, mask, self._guide, self.random_state, folder, place).modules["guide"].requires_grad_(False)
+        self.guide_ = train_guide(x, z, mask, self._guide, self.random_state, folder, place, self.generator_ if self.sees == "denoised" else None).modules["guide"].requires_grad_(False)
         return self
 
     # --- asking --------------------------------------------------------------------------------------------------------------------------
@@ -79,7 +79,7 @@ class GuidedCounterfactuals(BaseEstimator):
     def factors(self, images) -> pd.DataFrame:
         """Factors that the guide reads in `images`, [N, n], in the units of the training table."""
         x, _ = self._ready(images)
-        z = torch.cat([read(self.guide_, part, self._sampling().grid()) for part in (2 * x - 1).split(256)])
+        z = torch.cat([read(self.guide_, part, self._sampling().grid(), self.generator_) for part in (2 * x - 1).split(256)])
         return pd.DataFrame(z.double().cpu().numpy() * self.scale_ + self.center_, columns=list(self.names_))
 
     def counterfactual(self, images, do: dict, factors=None, random_state: int | None = None) -> np.ndarray:
@@ -129,7 +129,7 @@ class GuidedCounterfactuals(BaseEstimator):
             raise InputError(f"There is no file {file.name}; pass what save returned, or one of the published names: {', '.join(known) or 'none'}.")
         tensors, meta = found
         model = cls(nx.from_numpy_array(np.array(meta["mask"]), create_using=nx.DiGraph), meta["guide"]["learned"], meta["generator"]["rounds"], meta["guide"]["rounds"], meta["generator"]["width"],
-                    meta["guide"]["form"], meta["steps"], meta["kappa"], meta["random_state"], device)
+                    meta["guide"]["form"], meta["guide"]["sees"], meta["steps"], meta["kappa"], meta["random_state"], device)
         model.graph = nx.relabel_nodes(model.graph, dict(enumerate(meta["names"])))
         model.names_, model.mask_, model.shape_, model.layout_ = tuple(meta["names"]), np.array(meta["mask"]), tuple(meta["shape"]), meta["layout"]
         for key in ("center", "scale", "low", "high"):
@@ -148,7 +148,7 @@ class GuidedCounterfactuals(BaseEstimator):
 
         scales: one row a factor, in the guide's order, indexed by name, with the columns center, scale, low and high of the training factors. options: as in the constructor.
         """
-        model = cls(graph, configs[1].learned, configs[0].rounds, configs[1].rounds, configs[0].width, configs[1].form, **options)
+        model = cls(graph, configs[1].learned, configs[0].rounds, configs[1].rounds, configs[0].width, configs[1].form, configs[1].sees, **options)
         model.names_, model.mask_ = tuple(scales.index), graphs.adjacency(graph, list(scales.index))
         model.center_, model.scale_, model.low_, model.high_ = (scales[name].to_numpy(float) for name in ("center", "scale", "low", "high"))
         model.shape_, model.layout_ = (*shape, shape[1]), "first"

@@ -36,7 +36,7 @@ class Variant:
 
 def variants(guide: GuideConfig, generator: GeneratorConfig, shares: tuple[float, ...] = (0.3, 0.1)) -> dict[str, Variant]:
     """The component ablations by name; `full` is the method itself. shares: of training images whose factors are known."""
-    denoised = replace(guide, sees="denoised")
+    denoised, other = replace(guide, sees="denoised"), "noisy" if guide.sees == "denoised" else "denoised"
     matched = replace(denoised, rounds=generator.rounds, batch=generator.batch, lr=generator.lr, weight_decay=generator.weight_decay, average=generator.average, score_every=generator.score_every)
     return {
         "full": Variant(guide, "the whole method: MLP mechanisms over the given graph, projector of (x_t, t), all labels"),
@@ -44,7 +44,7 @@ def variants(guide: GuideConfig, generator: GeneratorConfig, shares: tuple[float
         "linear": Variant(replace(guide, form="linear"), "linear reach of the noise, then a mask (CausalVAE's form, Eq. nscm-linear)"),
         "warped": Variant(replace(guide, form="warped"), "linear in warped coordinates (DEAR's form, Eq. nscm-warped)"),
         "learned": Variant(replace(guide, form="mlp", learned=True), "the graph is learned, not given (Eq. edge-strength)"),
-        "denoised": Variant(denoised, "the projector reads the denoised image, so J passes through the generator"),
+        other: Variant(replace(guide, sees=other), "the projector reads " + ("(x_t, t), so J stays clear of the generator" if other == "noisy" else "the denoised image, so J passes through the generator")),
         "separate": Variant(matched, "the same, at the rounds, batch and rate of joint training"),
         "joint": Variant(denoised, "generator and guide trained in one loop (DC5)", joint=True),
     } | {f"labels_{share:g}": Variant(replace(guide, label_share=share), f"factors of {share:.0%} of the training images are known") for share in shares}
@@ -55,7 +55,7 @@ def train(trainer: Trainer, sizes: Sizes, variant: Variant, denoiser: ImageDenoi
     if variant.joint:
         denoiser, guide = trainer.joint(replace(sizes, guide=variant.guide), seed)
     else:
-        guide = trainer.guide(variant.guide, seed, denoiser=denoiser if variant.guide.sees == "denoised" else None)
+        guide = trainer.guide(variant.guide, seed, denoiser=denoiser)
     return denoiser, discovery.pruned(guide, trainer.bench.training[1])[0] if variant.guide.learned else guide
 
 
@@ -137,7 +137,8 @@ def harder(benches: dict[str, Bench], trainer_of: Callable[[Bench], Trainer], si
     rows = []
     for name, bench in benches.items():
         trainer = trainer_of(bench)
-        denoiser, guide = trainer.generator(sizes.generator), trainer.guide(sizes.guide)
+        denoiser = trainer.generator(sizes.generator)
+        guide = trainer.guide(sizes.guide, denoiser=denoiser)
         kept: list[torch.Tensor] = []
         draws = {"guided": pictures.guided(denoiser, guide, sampling, seed, kept=kept), "no_guidance": pictures.guided(denoiser, guide, replace(sampling, kappa=0.0), seed, kept=kept)}
         if name == "chain":

@@ -15,6 +15,7 @@ from itertools import combinations, product
 import numpy as np
 import pandas as pd
 import torch
+from torch import nn
 
 from gencausal import checks, graph, scm, seeding
 from gencausal.experiments.pictures import Trainer
@@ -45,11 +46,11 @@ def pruned(guide: Guide, z: torch.Tensor, threshold: float = THRESHOLD) -> tuple
     return Guide(guide.projector, cut.requires_grad_(False), guide.sees), found, float(graph.acyclicity(strength))
 
 
-def graphs(trainer: Trainer, config: GuideConfig, seeds: list[int]) -> tuple[list[dict], dict[int, np.ndarray]]:
+def graphs(trainer: Trainer, config: GuideConfig, seeds: list[int], denoiser: nn.Module | None = None) -> tuple[list[dict], dict[int, np.ndarray]]:
     """Rows of `shd` to the true graph and `acyclicity` h(A), one a training seed, unit "graph", and the graphs found."""
     bench, rows, found = trainer.bench, [], {}
     for seed in seeds:
-        _, found[seed], h = pruned(trainer.guide(config, seed), bench.training[1])
+        _, found[seed], h = pruned(trainer.guide(config, seed, denoiser=denoiser), bench.training[1])
         for metric, value in (("shd", graph.shd(found[seed], bench.mask)), ("acyclicity", h)):
             rows.append({"experiment": "dc.E5", "dataset": bench.name, "unit": "graph", "method": "learned", "metric": metric, "seed": seed, "value": float(value), "n": int(bench.mask.size - len(bench.mask))})
     return rows, found

@@ -196,10 +196,10 @@ class Sizes:
 
 
 def sizes(rounds: int, guide_rounds: int, batch: int, width: int, size: int) -> Sizes:
-    """One backbone and budget for every method on images of side `size`: patches that leave a map of 16 x 16; eight held-out scores a training."""
+    """One backbone and budget for every method, with a projector that reads the denoised image, on images of side `size`: patches that leave a map of 16 x 16; eight held-out scores a training."""
     shared = {"batch": batch, "width": width, "patch": max(1, size // 16)}
     long, short = ({"rounds": n, "score_every": max(n // 8, 1)} for n in (rounds, guide_rounds))
-    return Sizes(GeneratorConfig(**shared, **long), GuideConfig(**shared, **short), cond_vae.Config(**shared, **long), predictor.Config(**shared, **short))
+    return Sizes(GeneratorConfig(**shared, **long), GuideConfig(**shared, **short, sees="denoised"), cond_vae.Config(**shared, **long), predictor.Config(**shared, **short))
 
 
 @dataclass(frozen=True)
@@ -218,9 +218,9 @@ class Trainer:
         return models.train_generator(self.bench.training[0], config, seed, **self._options()).modules["generator"].requires_grad_(False)
 
     def guide(self, config: GuideConfig, seed: int = 0, mask: np.ndarray | None = None, denoiser: ImageDenoiser | None = None) -> Guide:
-        """The guide over `mask`, by default the true graph."""
+        """The guide over `mask`, by default the true graph. denoiser: the generator, which a projector of denoised images reads through; others leave it aside."""
         mask = self.bench.mask if mask is None else mask
-        return models.train_guide(*self.bench.training, mask, config, seed, denoiser=denoiser, **self._options()).modules["guide"].requires_grad_(False)
+        return models.train_guide(*self.bench.training, mask, config, seed, denoiser=denoiser if config.sees == "denoised" else None, **self._options()).modules["guide"].requires_grad_(False)
 
     def joint(self, sizes: Sizes, seed: int = 0) -> tuple[ImageDenoiser, Guide]:
         both = models.train_jointly(*self.bench.training, self.bench.mask, sizes.generator, sizes.guide, seed, **self._options()).modules["both"].requires_grad_(False)
@@ -307,7 +307,8 @@ def estimator(trainer: Trainer, sizes: Sizes, steps: int, kappa: float) -> Guide
     bench = trainer.bench
     factors = bench.scenes.factors[bench.scenes.train]
     scales = pd.DataFrame({"center": bench.center, "scale": bench.scale, "low": factors.min(0).values, "high": factors.max(0).values}, index=list(bench.scenes.names))
-    return GuidedCounterfactuals.from_networks(trainer.generator(sizes.generator), trainer.guide(sizes.guide), (sizes.generator, sizes.guide), bench.scenes.graph, scales, tuple(bench.images.shape[1:]), steps=steps, kappa=kappa,
+    generator = trainer.generator(sizes.generator)
+    return GuidedCounterfactuals.from_networks(generator, trainer.guide(sizes.guide, denoiser=generator), (sizes.generator, sizes.guide), bench.scenes.graph, scales, tuple(bench.images.shape[1:]), steps=steps, kappa=kappa,
                                                device=str(trainer.device))
 
 

@@ -192,7 +192,7 @@ def train_guide(images: torch.Tensor, z: torch.Tensor, mask: np.ndarray, config:
         return {"held_out": factor_errors(modules["guide"], images[held][:256], z[held][:256], seed, [0, 200, 400, 600], denoiser).mean()[None]}
 
     player = Player(guide, lambda: _guide_terms(guide, config, stream.draw(), denoiser), config.lr, weight_decay=config.weight_decay, average=config.average, stacked=False)
-    identity = identity_of("guide", images, z, seed, data, mask=np.asarray(mask).tolist(), denoiser=denoiser and tensor_hash(*denoiser.parameters()), **asdict(config))
+    identity = identity_of("guide", images, z, seed, data, mask=np.asarray(mask).tolist(), denoiser=denoiser and tensor_hash(*(p.half() for p in denoiser.parameters())), **asdict(config))
     return trained("guide", identity, {"guide": player}, config.rounds, [stream.rng], seed, folder, published, score=score, score_every=config.score_every)
 
 
