@@ -404,8 +404,10 @@ print("\n".join(f"{dataset}: diffpo exceeds zero effect on {row['blow-ups']} of 
 # **Design.** Own short versions, the same training rows, scalers and held-out tenth as IWDD, the budget of E17.
 #
 # - `ganite`: a generator completes the table against a discriminator that guesses which outcome was seen (`Eq. ganite-cf`), a second one learns the completed pair from $x$ alone (`Eq. ganite-ite`).
-# - `cevae`: a latent confounder $l$ behind $x$, $z$ and $y$, fitted by $\mathbb E_q[\log p(x\mid l) + \log p(z\mid l) + \log p(y\mid z,l)] - \mathrm{KL}(q(l\mid x,z,y)\,\Vert\,\mathcal N(0,I)) + \log q(z\mid x) + \log q(y\mid x,z)$ (`Eq. cevae`).
+# - `cevae`: a latent confounder $l$ behind $x$, $z$ and $y$, fitted by the bound below (`Eq. cevae`).
 # - `dragonnet` and `flow` (a conditional normalising flow, which takes NOFLITE's place) are those of the plain networks.
+#
+# $$\mathbb E_q[\log p(x\mid l) + \log p(z\mid l) + \log p(y\mid z,l)] - \mathrm{KL}(q(l\mid x,z,y)\,\Vert\,\mathcal N(0,I)) + \log q(z\mid x) + \log q(y\mid x,z)$$
 #
 # CausalEGM and NOFLITE themselves are **not built**: nothing below speaks of them.
 #

@@ -357,7 +357,7 @@ results.claim("iwdd.E11")
 
 # %%
 sharp = pd.DataFrame(hidden.sharpness(bound_sizes, bound_seeds))
-same = pd.DataFrame(hidden.mixture(100, bound_seeds[:2]))
+same = pd.DataFrame(hidden.mixture(100, bound_seeds[:3]))
 results.record(sharp)
 results.record(same)
 width = sharp[sharp["metric"] == "width_bound"].groupby(["dataset", "method", "unit"], sort=False)["value"].mean().unstack("unit").reset_index()

@@ -96,6 +96,11 @@ def test_pages_fit_a_phone(browser, folder, name):
     assert findings(browser, folder / f"{name}.html", "light", width=360) == []
 
 
+@pytest.mark.parametrize("file", sorted((Path(__file__).resolve().parents[1] / "reports").glob("*.html")), ids=lambda file: file.stem)
+def test_published_pages_fit_a_phone(browser, file):
+    assert findings(browser, file, "dark", width=360) == []
+
+
 def test_the_default_page_of_nbconvert_fails_the_same_gate(browser, folder, tmp_path):
     html, _ = HTMLExporter().from_filename(str(folder.parent / "notebooks" / "01_diffusion_pretraining.ipynb"))
     file = tmp_path / "lab.html"
