@@ -73,15 +73,21 @@ def guided(denoise: solvers.Denoise, guide: Guide, x: torch.Tensor, target: torc
     """Images sampled from noise `x` at the first level of the grid, guided towards the factors `target [B, n]`; [B, C, H, W] in [-1, 1].
 
     which: weights of the factors in the residual, [B, n]. rng: for stochastic steps. typical: of variant "moment", one a step (`typical_spreads`).
-    trace: a list that gets the denoised image E[x_0 | x_t] of every step.
+    trace: a list that gets the denoised image E[x_0 | x_t] of every step. A guide that sees the denoised image takes its gradient through the step's own pass of the generator.
     """
-    grid = grid or sampling.grid()
+    grid, last = grid or sampling.grid(), []
+
+    def recorded(x: torch.Tensor, alpha: float, sigma: float) -> torch.Tensor:
+        with torch.enable_grad():
+            leaf = x.detach().requires_grad_(True)
+            last[:] = [leaf, denoise(leaf, alpha, sigma)]
+        return last[1].detach()
 
     def rule(step: Step) -> torch.Tensor:
         alpha, sigma = step.grid.alpha[step.i], step.grid.sigma[step.i]
         if trace is not None:
             trace.append(step.x0)
-        gradient, residual = guide.gradient(step.x, alpha, sigma, target, which, denoise)
+        gradient, residual = guide.gradient(last[0] if last else step.x, alpha, sigma, target, which, (lambda *_: last[1]) if last else denoise)
         variance = step_variance(step, sampling.stochastic)
         plain = step.by_data(step.x0)
         if sampling.stochastic:
@@ -90,7 +96,7 @@ def guided(denoise: solvers.Denoise, guide: Guide, x: torch.Tensor, target: torc
         return plain + displacement(sampling.strength, gradient, residual, alpha, sigma, variance, sampling.kappa, sampling.s_z, sampling.tau, typical[step.i] if typical else None)
 
     with torch.no_grad():
-        return solvers.walk(rule, denoise, x, grid).clamp(-1, 1)
+        return solvers.walk(rule, recorded if guide.sees == "denoised" else denoise, x, grid).clamp(-1, 1)
 
 
 def typical_spreads(denoise: solvers.Denoise, guide: Guide, images: torch.Tensor, sampling: Sampling, rng: torch.Generator) -> list[float]:

@@ -98,7 +98,7 @@ class Guide(nn.Module):
         which: weights of the factors in the residual, [n] or [B, n]; None for all. A factor left out is free to drift.
         """
         with torch.enable_grad():
-            x = x.detach().requires_grad_(True)
+            x = x if x.requires_grad else x.detach().requires_grad_(True)
             factors = self(x, alpha, sigma, denoiser)
             residual = (target - factors).detach() * (1 if which is None else which)
             gradient, = torch.autograd.grad((factors * residual).sum(), x)
