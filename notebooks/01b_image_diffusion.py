@@ -55,12 +55,11 @@ device = "auto"  # auto, cpu, cuda or mps
 place = resolve_device(device)
 folder = paths.build(profile) / "checkpoints"
 results = claims.open_results(notebook="01b_image_diffusion", profile=profile)
-side = {"pendulum": size, "flow": size, "morphomnist": 32}
-sizes = {world: pictures.sizes(rounds, guide_rounds, batch, width, side[world]) for world in side}
+sizes = pictures.sizes(rounds, guide_rounds, batch, width)
 options = {"pendulum": {"size": size}, "flow": {"size": size}, "morphomnist": {"n": digits, "folder": folder}}
 benches = {(world, seed): pictures.bench(world, units, seed, **options[world]) for world in worlds for seed in seeds}
 trainers = {world: pictures.Trainer(benches[world, seeds[0]], folder, place, not scratch) for world in worlds}
-print(sizes[worlds[0]].generator)
+print(sizes.generator)
 
 # %% [markdown]
 # ## Training
@@ -68,7 +67,7 @@ print(sizes[worlds[0]].generator)
 # Published weights carry their log; `scratch = True` trains them again.
 
 # %%
-trained = {world: guided.train_generator(trainers[world].bench.training[0], sizes[world].generator, 0, folder, place, not scratch, trainers[world].bench.data) for world in worlds}
+trained = {world: guided.train_generator(trainers[world].bench.training[0], sizes.generator, 0, folder, place, not scratch, trainers[world].bench.data) for world in worlds}
 denoisers = {world: made.modules["generator"].requires_grad_(False) for world, made in trained.items()}
 figures.table(pd.DataFrame([{"world": world, "weights": sum(p.numel() for p in denoisers[world].parameters()), "rounds": made.rounds, "kept round": int(made.best_round[0]), "held-out loss": float(made.best_score[0])} for world, made in trained.items()]))
 
@@ -93,7 +92,7 @@ for world in worlds:
     noise = torch.randn((samples, *b.images.shape[1:]), generator=generator(seeds[0], "samples", device=place), device=place)
     with torch.no_grad():
         made = ((solvers.ddim(denoisers[world], noise, grid).clamp(-1, 1) + 1) / 2).cpu()
-    tools = benchmark_images.instruments(b, trainers[world].predictor(sizes[world], seed=1))
+    tools = benchmark_images.instruments(b, trainers[world].predictor(sizes, seed=1))
     results.record(benchmark_images.realism(b, {"samples": made}, tools, "samples", seeds[0], "dc.E0"))
     results.record(benchmark_images.realism(b, {"samples": b.scenes.images[b.scenes.test[:samples]]}, tools, "floor", seeds[0], "dc.E0"))
     shown = min(6, samples, units)
@@ -136,9 +135,9 @@ figures.show(fig, alt="Masked PSNR of the round trip against the number of steps
 
 # %%
 compared, world = [], worlds[0]
-b, tools = benches[world, seeds[0]], benchmark_images.instruments(benches[world, seeds[0]], trainers[world].predictor(sizes[world], seed=1))
+b, tools = benches[world, seeds[0]], benchmark_images.instruments(benches[world, seeds[0]], trainers[world].predictor(sizes, seed=1))
 for target in targets:
-    denoiser = trainers[world].generator(replace(sizes[world].generator, prediction=target, rounds=target_rounds, score_every=max(target_rounds // 8, 1)))
+    denoiser = trainers[world].generator(replace(sizes.generator, prediction=target, rounds=target_rounds, score_every=max(target_rounds // 8, 1)))
     grid, x = Sampling(steps=step_counts[-1]).grid(), (2 * b.images - 1).to(place)
     noise = torch.randn((samples, *b.images.shape[1:]), generator=generator(seeds[0], "samples", device=place), device=place)
     with torch.no_grad():

@@ -49,17 +49,16 @@ fixed = [0.3, 3.0]  # fixed lambdas
 chained_units = 4  # held-out images of the sequences
 sequence_steps = 3  # interventions in a row
 step_counts = [2, 4]  # DDIM steps
-step_units = 4  # held-out images on which other numbers of steps are tried
+few_units = 4  # held-out images of a world and seed on which strengths, wrong graphs and numbers of steps are compared
 device = "auto"  # auto, cpu, cuda or mps
 
 # %%
 place = resolve_device(device)
 folder = paths.build(profile) / "checkpoints"
 results = claims.open_results(notebook="03a_counterfactual_images", profile=profile)
-side = {"pendulum": size, "flow": size, "morphomnist": 32}
-sizes = {world: pictures.sizes(rounds, guide_rounds, batch, width, side[world]) for world in side}
+sizes = pictures.sizes(rounds, guide_rounds, batch, width)
 options = {"pendulum": {"size": size}, "flow": {"size": size}, "morphomnist": {"n": digits, "folder": folder}}
-print(f"{sizes[worlds[0]].generator}\n{sizes[worlds[0]].guide}\n{worlds}, {units} held-out units a seed, seeds {seeds}")
+print(f"{sizes.generator}\n{sizes.guide}\n{worlds}, {units} held-out units a seed, seeds {seeds}")
 
 # %% [markdown]
 # ## Three worlds with known answers
@@ -94,8 +93,8 @@ for world in worlds:
 
 # %%
 trainers = {world: pictures.Trainer(benches[world, seeds[0]], folder, place, not scratch) for world in worlds}
-denoisers = {world: trainers[world].generator(sizes[world].generator) for world in worlds}
-guides = {world: trainers[world].guide(sizes[world].guide, denoiser=denoisers[world]) for world in worlds}
+denoisers = {world: trainers[world].generator(sizes.generator) for world in worlds}
+guides = {world: trainers[world].guide(sizes.guide, denoiser=denoisers[world]) for world in worlds}
 
 # %% [markdown]
 # ## Gates: `dc.E0`
@@ -158,9 +157,9 @@ for (world, seed), b in benches.items():
              "guided_fixed": pictures.guided(denoisers[world], guides[world], Sampling(steps=steps, strength="fixed", kappa=choice["fixed"]), seed),
              "diffscm": pictures.guided(denoisers[world], guides[world], Sampling(steps=steps, kappa=choice["adaptive"], which="intervened"), seed),
              "no_guidance": pictures.guided(denoisers[world], guides[world], Sampling(steps=steps, kappa=0.0), seed),
-             "causaldiffae": pictures.causaldiffae_draw(trainers[world].causaldiffae(sizes[world]), Sampling(steps=steps), seed),
-             "causaldiffae_released": pictures.causaldiffae_draw(trainers[world].causaldiffae(sizes[world], as_released=True), Sampling(steps=steps, abduction="noise"), seed),
-             "cond_vae": pictures.vae_draw(trainers[world].vae(sizes[world]))}
+             "causaldiffae": pictures.causaldiffae_draw(trainers[world].causaldiffae(sizes), Sampling(steps=steps), seed),
+             "causaldiffae_released": pictures.causaldiffae_draw(trainers[world].causaldiffae(sizes, as_released=True), Sampling(steps=steps, abduction="noise"), seed),
+             "cond_vae": pictures.vae_draw(trainers[world].vae(sizes))}
     for method, draw in draws.items():
         results.record(pictures.score(b, draw, method, seed, keep=drawn.setdefault((world, method), {}) if seed == seeds[0] else None))
 single = results.rows[results.rows["experiment"] == "dc.E1"]
@@ -193,7 +192,7 @@ chained, strips = [], {}
 for (world, seed), whole in benches.items():
     b = pictures.first(whole, chained_units)
     draws = {"guided": pictures.guided(denoisers[world], guides[world], Sampling(steps=steps, kappa=choice["adaptive"]), seed),
-             "causaldiffae": pictures.causaldiffae_draw(trainers[world].causaldiffae(sizes[world]), Sampling(steps=steps), seed), "cond_vae": pictures.vae_draw(trainers[world].vae(sizes[world]))}
+             "causaldiffae": pictures.causaldiffae_draw(trainers[world].causaldiffae(sizes), Sampling(steps=steps), seed), "cond_vae": pictures.vae_draw(trainers[world].vae(sizes))}
     for method, draw in draws.items():
         for protocol in ("image", "state"):
             rows, strip = sequences.run(b, draw, method if protocol == "image" else f"{method}_state", seed, sequence_steps, protocol)
@@ -227,6 +226,7 @@ results.claim("dc.DC3.twice")
 # %%
 for (world, seed), b in benches.items():
     typical = typical_spreads(denoisers[world], guides[world], 2 * b.training[0][:32] - 1, base, generator(0, "typical"))
+    b = pictures.first(b, few_units)
     for rule in rules:
         results.record(pictures.score(b, pictures.guided(denoisers[world], guides[world], Sampling(steps=steps, strength=rule, kappa=choice[rule]), seed), f"strength_{rule}", seed, "dc.E3"))
     results.record(pictures.score(b, pictures.guided(denoisers[world], guides[world], Sampling(steps=steps, kappa=own[world]), seed), "strength_adaptive_own", seed, "dc.E3"))
@@ -249,7 +249,7 @@ results.claim("dc.DC11")
 # %%
 curve = []
 for world in worlds:
-    b = pictures.first(benches[world, seeds[0]], step_units)
+    b = pictures.first(benches[world, seeds[0]], few_units)
     for kappa in kappas:
         rows = pictures.score(b, pictures.guided(denoisers[world], guides[world], Sampling(steps=steps, kappa=kappa)), f"kappa={kappa:g}", seeds[0], "dc.E3.curve")
         curve.append({"world": world, "kappa": kappa} | {split: np.mean([r["value"] for r in rows if r["metric"] == f"acm_{split}"]) for split in ("intervened", "descendant", "nondescendant")})
@@ -276,7 +276,7 @@ figures.show(fig, alt="Error of the intervened factor against the error of non-d
 step_rows = []
 for (world, seed), b in benches.items():
     compared = {rule: Sampling(steps=steps, strength=rule, kappa=choice[rule]) for rule in ("adaptive", "fixed")}
-    b = pictures.first(b, step_units)
+    b = pictures.first(b, few_units)
     step_rows += components.steps(b, lambda sampling, world=world, seed=seed: pictures.guided(denoisers[world], guides[world], sampling, seed), compared, step_counts, seed)
 results.record(step_rows)
 by_steps = pd.DataFrame(step_rows).groupby(["dataset", "method", "metric"], sort=False)["value"].mean().unstack("metric").reset_index()
@@ -290,8 +290,8 @@ figures.table(by_steps)
 # %%
 for (world, seed), b in benches.items():
     for name, mask in pictures.wrong_graphs(b.mask).items():
-        wrong = trainers[world].guide(sizes[world].guide, mask=mask, denoiser=denoisers[world])
-        results.record(pictures.score(b, pictures.guided(denoisers[world], wrong, Sampling(steps=steps, kappa=choice["adaptive"]), seed), f"guided_{name}_graph", seed, "dc.E1"))
+        wrong = trainers[world].guide(sizes.guide, mask=mask, denoiser=denoisers[world])
+        results.record(pictures.score(pictures.first(b, few_units), pictures.guided(denoisers[world], wrong, Sampling(steps=steps, kappa=choice["adaptive"]), seed), f"guided_{name}_graph", seed, "dc.E1"))
 graphs_ = results.rows[(results.rows["experiment"] == "dc.E1") & results.rows["method"].isin(["guided", "guided_reversed_graph", "guided_wrong_graph"])]
 figures.table(graphs_.groupby(["dataset", "method", "metric"], sort=False)["value"].mean().unstack("metric").reset_index())
 
@@ -307,7 +307,7 @@ results.claim("dc.E4.graph")
 b, world = benches[worlds[0], seeds[0]], worlds[0]
 node, values, _, _ = next(iter(b.targets.values()))
 timed = {}
-for method, draw in {"guided": pictures.guided(denoisers[world], guides[world], base), "no_guidance": pictures.guided(denoisers[world], guides[world], Sampling(steps=steps, kappa=0.0)), "cond_vae": pictures.vae_draw(trainers[world].vae(sizes[world]))}.items():
+for method, draw in {"guided": pictures.guided(denoisers[world], guides[world], base), "no_guidance": pictures.guided(denoisers[world], guides[world], Sampling(steps=steps, kappa=0.0)), "cond_vae": pictures.vae_draw(trainers[world].vae(sizes))}.items():
     clock = time.perf_counter()
     draw(b.images, b.z, {node: values.float()})
     timed[method] = (time.perf_counter() - clock) / len(b.images)

@@ -38,9 +38,12 @@ width = 16  # channels of the first map
 steps = 4  # guided steps, and as many of inversion
 kappas = [0.05, 0.2]  # strengths that every rule chooses from
 benchmark = True  # the benchmark on MorphoMNIST, whose images are rebuilt from digits
-parts = ["full", "independent", "learned"]  # components taken away or exchanged
+parts = ["full", "independent", "learned"]  # components taken away or exchanged on the first world
+other_parts = ["full", "independent", "learned"]  # and on the others
 label_shares = [0.3, 0.1]  # of training images whose factors are known
+part_rounds = 16  # optimiser steps of every guide of the ablation
 joint_rounds = 16  # of the generator and its guide, where joint and separate training are compared
+part_units = 4  # held-out images a world and seed of the ablation
 graph_seeds = [0]  # trainings that learn the graph
 harder = ["chain"]  # settings away from the easy one, of block, public and chain
 harder_units = 4  # held-out images of each
@@ -50,14 +53,13 @@ device = "auto"  # auto, cpu, cuda or mps
 place = resolve_device(device)
 folder = paths.build(profile) / "checkpoints"
 results = claims.open_results(notebook="03b_image_benchmark", profile=profile)
-side = {"pendulum": size, "flow": size, "morphomnist": 32}
-sizes = {world: pictures.sizes(rounds, guide_rounds, batch, width, side[world]) for world in side}
+sizes = pictures.sizes(rounds, guide_rounds, batch, width)
 options = {"pendulum": {"size": size}, "flow": {"size": size}, "morphomnist": {"n": digits, "folder": folder}}
 benches = {(world, seed): pictures.bench(world, units, seed, **options[world]) for world in worlds for seed in seeds}
 trainers = {world: pictures.Trainer(benches[world, seeds[0]], folder, place, not scratch) for world in worlds}
-denoisers = {world: trainers[world].generator(sizes[world].generator) for world in worlds}
-guides = {world: trainers[world].guide(sizes[world].guide, denoiser=denoisers[world]) for world in worlds}
-judges = {world: trainers[world].predictor(sizes[world], seed=1) for world in worlds}
+denoisers = {world: trainers[world].generator(sizes.generator) for world in worlds}
+guides = {world: trainers[world].guide(sizes.guide, denoiser=denoisers[world]) for world in worlds}
+judges = {world: trainers[world].predictor(sizes, seed=1) for world in worlds}
 choice, tried = pictures.chosen(pictures.bench(worlds[0], tuning_units, 0, rows="train", **options[worlds[0]]), denoisers[worlds[0]], guides[worlds[0]], Sampling(steps=steps), {"adaptive": kappas}, folder=folder)
 sampling = Sampling(steps=steps, kappa=choice["adaptive"])
 figures.table(pd.DataFrame(tried))
@@ -76,7 +78,7 @@ hard = []
 for seed in seeds:
     hard_benches = components.settings("pendulum", harder_units, seed, tuple(harder), size=size)
     near = (denoisers["pendulum"], guides["pendulum"]) if "pendulum" in worlds else None
-    hard += components.harder(hard_benches, lambda b: pictures.Trainer(b, folder, place, not scratch), sizes["pendulum"], sampling, seed, near)
+    hard += components.harder(hard_benches, lambda b: pictures.Trainer(b, folder, place, not scratch), sizes, sampling, seed, near)
 results.record(hard)
 figures.table(pd.DataFrame(hard).groupby(["dataset", "method", "metric"], sort=False)["value"].mean().unstack("metric").reset_index())
 
@@ -105,14 +107,14 @@ results.claim("dc.E4.chain")
 for seed in seeds if benchmark else []:
     b = benchmark_images.bench(units, seed, **options["morphomnist"])
     trainer = pictures.Trainer(b, folder, place, not scratch)
-    made = benchmark_images.instruments(b, trainer.predictor(sizes["morphomnist"], seed=1), trainer.latent(sizes["morphomnist"]))
-    denoiser = trainer.generator(sizes["morphomnist"].generator)
-    guide = trainer.guide(sizes["morphomnist"].guide, denoiser=denoiser)
+    made = benchmark_images.instruments(b, trainer.predictor(sizes, seed=1), trainer.latent(sizes))
+    denoiser = trainer.generator(sizes.generator)
+    guide = trainer.guide(sizes.guide, denoiser=denoiser)
     shown_images = {}
     draws = {"truth": benchmark_images.truth(b), "left": benchmark_images.left,
              "guided": pictures.guided(denoiser, guide, sampling, seed),
              "no_guidance": pictures.guided(denoiser, guide, Sampling(steps=steps, kappa=0.0), seed),
-             "causaldiffae": pictures.causaldiffae_draw(trainer.causaldiffae(sizes["morphomnist"]), Sampling(steps=steps), seed), "cond_vae": pictures.vae_draw(trainer.vae(sizes["morphomnist"]))}
+             "causaldiffae": pictures.causaldiffae_draw(trainer.causaldiffae(sizes), Sampling(steps=steps), seed), "cond_vae": pictures.vae_draw(trainer.vae(sizes))}
     results.record(benchmark_images.floors(b, made, seed))
     for method, draw in draws.items():
         shown_images[method] = {}
@@ -160,7 +162,7 @@ results.claim("dc.E4.benchmark")
 # %%
 measures = {world: benchmark_images.instruments(benches[world, seeds[0]], judges[world]) for world in worlds}
 for (world, seed), b in benches.items():
-    for method, draw in {"truth": benchmark_images.truth(b), "guided": pictures.guided(denoisers[world], guides[world], sampling, seed), "cond_vae": pictures.vae_draw(trainers[world].vae(sizes[world]))}.items():
+    for method, draw in {"truth": benchmark_images.truth(b), "guided": pictures.guided(denoisers[world], guides[world], sampling, seed), "cond_vae": pictures.vae_draw(trainers[world].vae(sizes))}.items():
         drawn = {target: draw(b.images, b.z, {node: values.float()}).cpu() for target, (node, values, _, _) in b.targets.items()}
         results.record(benchmark_images.realism(b, drawn, measures[world], method, seed))
     results.record(benchmark_images.realism(b, {"real": b.images}, measures[world], "floor", seed))
@@ -178,15 +180,16 @@ figures.table(realism.groupby(["dataset", "method"], sort=False)["value"].mean()
 # `Eq. acm` and in the Frechet distance, and the learned graph is the true one on data with noise on their children.
 
 # %%
-tried, paired, part_rows = {}, {}, []
-for world in worlds:
-    tried[world] = components.variants(sizes[world].guide, sizes[world].generator, tuple(label_shares))
-    shorter = replace(sizes[world], generator=replace(sizes[world].generator, rounds=joint_rounds, score_every=max(joint_rounds // 8, 1)))
-    paired[world] = shorter, {name: variant for name, variant in components.variants(sizes[world].guide, shorter.generator).items() if name in ("separate", "joint") and name in parts}
-figures.table(pd.DataFrame([{"variant": name, "what it asks": tried[worlds[0]][name].asks} for name in parts]))
+tried = components.variants(replace(sizes.guide, rounds=part_rounds, score_every=max(part_rounds // 8, 1)), sizes.generator, tuple(label_shares))
+shorter = replace(sizes, generator=replace(sizes.generator, rounds=joint_rounds, score_every=max(joint_rounds // 8, 1)))
+paired = {name: variant for name, variant in components.variants(sizes.guide, shorter.generator).items() if name in ("separate", "joint")}
+figures.table(pd.DataFrame([{"variant": name, "what it asks": tried[name].asks} for name in parts]))
+part_rows = []
 for (world, seed), b in benches.items():
-    part_rows += components.run(b, trainers[world], sizes[world], sampling, seed, {name: tried[world][name] for name in parts if name not in paired[world][1]}, measures[world])
-    part_rows += components.run(b, trainers[world], paired[world][0], sampling, seed, paired[world][1], measures[world]) if paired[world][1] else []
+    asked = parts if world == worlds[0] else other_parts
+    for backbone, variants in ((sizes, {name: tried[name] for name in asked if name not in paired}), (shorter, {name: paired[name] for name in asked if name in paired})):
+        if variants:
+            part_rows += components.run(pictures.first(b, part_units), trainers[world], backbone, sampling, seed, variants, measures[world])
 results.record(part_rows)
 by_part = pd.DataFrame(part_rows).groupby(["dataset", "method", "metric"], sort=False)["value"].mean().unstack("metric").reset_index()
 figures.table(by_part)
@@ -220,7 +223,7 @@ results.claim("dc.DC4.form")
 # %%
 decided = []
 for world in worlds:
-    results.record(discovery.graphs(trainers[world], tried[world]["learned"].guide, graph_seeds, denoisers[world])[0])
+    results.record(discovery.graphs(trainers[world], tried["learned"].guide, graph_seeds, denoisers[world])[0])
     decided.append(discovery.rank_graphs(trainers[world].bench.training[1].numpy(), trainers[world].bench.mask).assign(dataset=trainers[world].bench.name))
 if "public" in harder:
     decided.append(discovery.rank_graphs(hard_benches["public"].training[1].numpy(), hard_benches["public"].mask).assign(dataset="pendulum_public"))

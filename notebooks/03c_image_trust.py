@@ -48,14 +48,13 @@ device = "auto"  # auto, cpu, cuda or mps
 place = resolve_device(device)
 folder = paths.build(profile) / "checkpoints"
 results = claims.open_results(notebook="03c_image_trust", profile=profile)
-side = {"pendulum": size, "flow": size, "morphomnist": 32}
-sizes = {world: pictures.sizes(rounds, guide_rounds, batch, width, side[world]) for world in side}
+sizes = pictures.sizes(rounds, guide_rounds, batch, width)
 options = {"pendulum": {"size": size}, "flow": {"size": size}, "morphomnist": {"n": digits, "folder": folder}}
 benches = {(world, seed): pictures.bench(world, units, seed, **options[world]) for world in worlds for seed in seeds}
 trainers = {world: pictures.Trainer(benches[world, seeds[0]], folder, place, not scratch) for world in worlds}
-denoisers = {world: trainers[world].generator(sizes[world].generator) for world in worlds}
-guides = {world: trainers[world].guide(sizes[world].guide, denoiser=denoisers[world]) for world in worlds}
-judges = {world: trainers[world].predictor(sizes[world], seed=1) for world in worlds}
+denoisers = {world: trainers[world].generator(sizes.generator) for world in worlds}
+guides = {world: trainers[world].guide(sizes.guide, denoiser=denoisers[world]) for world in worlds}
+judges = {world: trainers[world].predictor(sizes, seed=1) for world in worlds}
 choice, tried = pictures.chosen(pictures.bench(worlds[0], tuning_units, 0, rows="train", **options[worlds[0]]), denoisers[worlds[0]], guides[worlds[0]], Sampling(steps=steps), {"adaptive": kappas}, folder=folder)
 sampling = Sampling(steps=steps, kappa=choice["adaptive"])
 figures.table(pd.DataFrame(tried))
@@ -76,7 +75,7 @@ figures.table(pd.DataFrame(tried))
 # Flow, whose ball, height and flow are a chain. (The chain variant of Pendulum would not tell: there the angle is a direct parent of the shadow too, so one hop already sees everything.)
 
 # %%
-networks = {world: autoencoders.trained(trainers[world], sizes[world]) for world in worlds}
+networks = {world: autoencoders.trained(trainers[world], sizes) for world in worlds}
 small = {(world, seed): pictures.bench(world, layer_units, seed, **options[world]) for world, seed in benches}
 for (world, seed), b in small.items():
     results.record(autoencoders.compare(b, autoencoders.draws(networks[world], Sampling(steps=steps), seed, guides[world].scm), seed))
@@ -114,7 +113,7 @@ results.claim("A2.C19d")
 
 # %%
 for (world, seed), b in benches.items():
-    found = probes.networks(b, sizes[world], guides[world], judges[world], networks[world]["causaldiffae"])
+    found = probes.networks(b, sizes, guides[world], judges[world], networks[world]["causaldiffae"])
     results.record(probes.probe_rows(b, found, seed, null_draws, probe_images))
     for method in ("causaldiffae", "diffae"):
         results.record(probes.dci_rows(b, method, found["causaldiffae"]._replace(trained=networks[world][method]), seed, null_draws if method == "causaldiffae" else 0, n=dci_images))

@@ -145,11 +145,11 @@ def test_the_first_units_are_those_of_the_bench(made):
         assert node == made["flow"].targets[name][0] and all(torch.equal(a, b[:3]) for a, b in zip(parts, made["flow"].targets[name][1:]))
 
 
-def test_sizes_leave_every_world_a_map_of_sixteen_and_one_budget():
-    for size, patch in ((64, 4), (32, 2), (16, 1)):
-        found = pictures.sizes(80, 40, 16, 8, size)
-        assert {found.generator.patch, found.guide.patch, found.vae.patch, found.judge.patch} == {patch} and {c.batch for c in (found.generator, found.guide, found.vae, found.judge)} == {16}
-        assert (found.generator.rounds, found.vae.rounds, found.guide.rounds, found.judge.rounds) == (80, 80, 40, 40) and found.generator.score_every == 10
+def test_sizes_give_one_backbone_and_budget():
+    found = pictures.sizes(80, 40, 16, 8)
+    for config in (found.generator, found.guide, found.vae, found.judge):
+        assert (config.patch, config.batch, config.width) == (4, 16, 8)
+    assert (found.generator.rounds, found.vae.rounds, found.guide.rounds, found.judge.rounds) == (80, 80, 40, 40) and found.generator.score_every == 10
 
 
 def test_chosen_constants_are_kept_and_found_again(tmp_path, monkeypatch):
@@ -169,7 +169,7 @@ def test_chosen_constants_are_kept_and_found_again(tmp_path, monkeypatch):
 def test_the_estimator_of_a_world_draws_what_the_experiment_draws(made, tmp_path):
     """Same networks, same images: in the generator's units, before and after a file."""
     bench = pictures.first(made["pendulum"], 4)
-    trainer, sizes = pictures.Trainer(bench, published=False), pictures.sizes(4, 4, 8, 8, SIZE)
+    trainer, sizes = pictures.Trainer(bench, published=False), pictures.sizes(4, 4, 8, 8, SIZE // 16)
     model = pictures.estimator(trainer, sizes, steps=3, kappa=0.1)
     node, values, _, _ = bench.targets["light"]
     draw = pictures.guided(model.generator_, model.guide_, Sampling(steps=3, kappa=0.1))

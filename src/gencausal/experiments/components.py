@@ -39,7 +39,7 @@ def variants(guide: GuideConfig, generator: GeneratorConfig, shares: tuple[float
     denoised, other = replace(guide, sees="denoised"), "noisy" if guide.sees == "denoised" else "denoised"
     matched = replace(denoised, rounds=generator.rounds, batch=generator.batch, lr=generator.lr, weight_decay=generator.weight_decay, average=generator.average, score_every=generator.score_every)
     return {
-        "full": Variant(guide, "the whole method: MLP mechanisms over the given graph, projector of (x_t, t), all labels"),
+        "full": Variant(guide, "the whole method: MLP mechanisms over the given graph, projector of the denoised image, all labels"),
         "independent": Variant(replace(guide, form="independent"), "no structural causal model: nothing follows from an intervention"),
         "linear": Variant(replace(guide, form="linear"), "linear reach of the noise, then a mask (CausalVAE's form, Eq. nscm-linear)"),
         "warped": Variant(replace(guide, form="warped"), "linear in warped coordinates (DEAR's form, Eq. nscm-warped)"),

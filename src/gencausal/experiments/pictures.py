@@ -195,9 +195,9 @@ class Sizes:
     latent: cond_vae.Config | None = None  # of the unconditional VAE whose latent measures minimality; None: that of vae
 
 
-def sizes(rounds: int, guide_rounds: int, batch: int, width: int, size: int) -> Sizes:
-    """One backbone and budget for every method, with a projector that reads the denoised image, on images of side `size`: patches that leave a map of 16 x 16; eight held-out scores a training."""
-    shared = {"batch": batch, "width": width, "patch": max(1, size // 16)}
+def sizes(rounds: int, guide_rounds: int, batch: int, width: int, patch: int = 4) -> Sizes:
+    """One backbone and budget for every method and world, with a projector that reads the denoised image; eight held-out scores a training."""
+    shared = {"batch": batch, "width": width, "patch": patch}
     long, short = ({"rounds": n, "score_every": max(n // 8, 1)} for n in (rounds, guide_rounds))
     return Sizes(GeneratorConfig(**shared, **long), GuideConfig(**shared, **short, sees="denoised"), cond_vae.Config(**shared, **long), predictor.Config(**shared, **short))
 
