@@ -102,7 +102,7 @@ figures.table(results.rows[results.rows["metric"] == "frechet"].groupby(["datase
 # %% [markdown]
 # ## There and back: `dc.E0`
 #
-# Each held-out image is taken to the noise level of 0.6 of the schedule by DDIM run backwards and returned by DDIM, no guidance. More steps, less error of the solver; what is left is the model's.
+# Each held-out image is taken to the noise level of 0.8 of the schedule by DDIM run backwards and returned by DDIM, no guidance. More steps, less error of the solver; what is left is the model's.
 
 # %%
 back = []

@@ -113,7 +113,7 @@ for seed in seeds if benchmark else []:
     shown_images = {}
     draws = {"truth": benchmark_images.truth(b), "left": benchmark_images.left,
              "guided": pictures.guided(denoiser, guide, sampling, seed),
-             "no_guidance": pictures.guided(denoiser, guide, Sampling(steps=steps, kappa=0.0), seed),
+             "no_guidance": pictures.guided(denoiser, guide, Sampling(steps=steps, kappa=0.0, eta=0.0), seed),
              "causaldiffae": pictures.causaldiffae_draw(trainer.causaldiffae(sizes), Sampling(steps=steps), seed), "cond_vae": pictures.vae_draw(trainer.vae(sizes))}
     results.record(benchmark_images.floors(b, made, seed))
     for method, draw in draws.items():

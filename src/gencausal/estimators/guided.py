@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 from sklearn.base import BaseEstimator
 
-from gencausal import checks, graph as graphs, paths
+from gencausal import checks, graph as graphs, paths, seeding
 from gencausal.checkpoints import load_state, save_state
 from gencausal.checks import InputError
 from gencausal.counterfactual import Sampling, abduct, counterfactual, read
@@ -85,7 +85,7 @@ class GuidedCounterfactuals(BaseEstimator):
     def counterfactual(self, images, do: dict, factors=None, random_state: int | None = None) -> np.ndarray:
         """`images` of the same units under `do` (factor to a value or to one value an image, in the units of the training table), in the layout of `images`, numbers in [0, 1].
 
-        factors: those of the images where they are known (a DataFrame as in `fit`); by default they are read. Values outside the trained range are refused.
+        factors: those of the images where they are known (a DataFrame as in `fit`); by default they are read. random_state: of the sampler's fresh noise, by default the estimator's. Values outside the trained range are refused.
         """
         x, layout = self._ready(images)
         values = {self.names_.index(name): value for name, value in self._checked(do, len(x)).items()}
@@ -95,7 +95,8 @@ class GuidedCounterfactuals(BaseEstimator):
             part = slice(start, start + 256)
             steer = {node: torch.as_tensor((value[part] - self.center_[node]) / self.scale_[node], dtype=torch.float32, device=x.device) for node, value in values.items()}
             noise = abduct(self.generator_, 2 * x[part] - 1, sampling.grid())
-            made.append(counterfactual(self.generator_, self.guide_, 2 * x[part] - 1, steer, sampling, None if z is None else z[part], noise=noise)[0])
+            rng = seeding.generator(self.random_state if random_state is None else random_state, "draw", device=x.device)
+            made.append(counterfactual(self.generator_, self.guide_, 2 * x[part] - 1, steer, sampling, None if z is None else z[part], rng, noise)[0])
         return back((torch.cat(made) + 1) / 2, self.shape_, layout)
 
     def counterfactual_factors(self, factors, do: dict) -> pd.DataFrame:

@@ -140,7 +140,7 @@ def harder(benches: dict[str, Bench], trainer_of: Callable[[Bench], Trainer], si
         denoiser = trainer.generator(sizes.generator)
         guide = trainer.guide(sizes.guide, denoiser=denoiser)
         kept: list[torch.Tensor] = []
-        draws = {"guided": pictures.guided(denoiser, guide, sampling, seed, kept=kept), "no_guidance": pictures.guided(denoiser, guide, replace(sampling, kappa=0.0), seed, kept=kept)}
+        draws = {"guided": pictures.guided(denoiser, guide, sampling, seed, kept=kept), "no_guidance": pictures.guided(denoiser, guide, replace(sampling, kappa=0.0, eta=0.0), seed, kept=kept)}
         if name == "chain":
             draws["guided_one_hop"] = pictures.guided(denoiser, one_hop(guide), sampling, seed, kept=kept)
         if name == "block" and near is not None:
