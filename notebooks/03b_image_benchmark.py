@@ -69,7 +69,7 @@ figures.table(pd.DataFrame(tried))
 #
 # **Question.** The public split interleaves a grid, so every test image has neighbours among the training images; the public Pendulum has no noise on its children, so a counterfactual is an interventional truth; and its
 # graph has depth one. What remains where none of this helps? **Design.** `block`: images in a square of angle and light, no training image from it, beside the same units drawn by networks that had its neighbours
-# (`guided_near`). `public`: the noise-free set. `chain`: the angle also moves the lamp, so that do(angle) reaches the shadow over two edges; `guided_one_hop` has the same networks, but its counterfactual factors stop after
+# (`guided_near`). `public` (`paper` profile only): the noise-free set. `chain`: the angle also moves the lamp, so that do(angle) reaches the shadow over two edges; `guided_one_hop` has the same networks, but its counterfactual factors stop after
 # one edge, the defect of an SCM that reads its parents' noise. The true factors follow `Eq. pendulum-position` and `Eq. pendulum-length`, the score is `Eq. acm`. **Rule.** Reproduced if the order of `dc.E1` persists: `guided`
 # before `no_guidance` on descendants, and on the chain before `guided_one_hop`.
 
@@ -173,7 +173,7 @@ figures.table(realism.groupby(["dataset", "method"], sort=False)["value"].mean()
 # ## Which part does the work? `dc.E5`
 #
 # **Question.** The paper trains three parts, generator, projector and causal model, *simultaneously*, and says that this gives both high-quality reconstruction and discovery of the causal mechanism (`dc.DC4`, `dc.DC5`). What does each part
-# add? **Design.** Every variant changes one thing and keeps the sampling constants chosen for the whole method: no mechanisms (`independent`), CausalVAE's linear reach (`Eq. nscm-linear`), DEAR's warped form (`Eq. nscm-warped`),
+# add? **Design.** Every variant changes one thing, has the same number of optimiser steps (`full` too: fewer than the guide of `03a`) and keeps the sampling constants chosen for the whole method: no mechanisms (`independent`), CausalVAE's linear reach (`Eq. nscm-linear`), DEAR's warped form (`Eq. nscm-warped`),
 # a learned graph, a projector of the noisy image, fewer labels. `joint` against `separate`: the same guide, rounds, batch and rate, with and without its gradient in the generator. With a projector of $(x_t, t)$ the
 # two parts share no weight, so joint training (`Eq. joint-loss`) *is* separate training on the same batches (tested), and the question can only be asked of a projector that reads the denoised image.
 # `<variant>_mechanisms` is the error of the mechanisms on true factors, no image in between. **Rule** (our wording). DC5 is reproduced if joint training is not worse than separate, by more than a tenth, in
