@@ -166,6 +166,29 @@ for (world, seed), b in benches.items():
 single = results.rows[results.rows["experiment"] == "dc.E1"]
 figures.table(single.groupby(["dataset", "method", "metric"], sort=False)["value"].mean().unstack("metric").reset_index())
 
+# %% [markdown]
+# By target. Setting a cause leaves an image of the kind that was trained on; setting an effect alone (a shadow where neither pendulum nor lamp would throw it) asks for one that no training image resembles.
+
+# %%
+by_target = single.assign(target=single["unit"].str.split("/").str[0]).query("method == 'guided' and metric in ['acm_intervened', 'acm_descendant', 'acm_nondescendant', 'acm_guide_intervened', 'unreadable']")
+figures.table(by_target.groupby(["dataset", "target", "metric"], sort=False)["value"].mean().unstack("metric").reset_index())
+
+# %%
+fig, axes = figures.new(height=2.8)
+set_ = single.assign(target=single["unit"].str.split("/").str[0])[(single["metric"] == "acm_intervened") & (single["dataset"] == benches[worlds[0], seeds[0]].name)].groupby(["method", "target"], sort=False)["value"].mean().unstack("target")
+for i, method in enumerate(["guided", "causaldiffae", "cond_vae", "no_guidance"]):
+    axes.plot(set_.loc[method], range(len(set_.columns)), "os^D"[i], color=figures.PALETTE[i], label=method)
+axes.set_yticks(range(len(set_.columns)), set_.columns)
+axes.invert_yaxis()
+axes.set_xlabel("error of the factor that was set, sd")
+axes.set_xlim(0)
+axes.legend(frameon=False, fontsize=7, ncols=2, loc="lower center", bbox_to_anchor=(0.4, 1))
+figures.show(fig, alt=f"Error of the factor that was set on {worlds[0]}, by target: " + "; ".join(f"{method} " + ", ".join(f"{target} {set_.loc[method, target]:.2g}" for target in set_.columns) for method in ("guided", "causaldiffae", "cond_vae")) + ".",
+             caption=f"{worlds[0]}: how far the oracle finds the factor from the value it was set to, mean over units and seeds.")
+
+# %%
+results.claim("dc.E1.accuracy")
+
 # %%
 results.claim("dc.DC1")
 
