@@ -154,7 +154,6 @@ figures.table(pd.DataFrame([line for _, lines in found.values() for line in line
 drawn = {}
 for (world, seed), b in benches.items():
     draws = {"guided": pictures.guided(denoisers[world], guides[world], Sampling(steps=steps, kappa=choice["adaptive"]), seed),
-             "guided_fixed": pictures.guided(denoisers[world], guides[world], Sampling(steps=steps, strength="fixed", kappa=choice["fixed"]), seed),
              "diffscm": pictures.guided(denoisers[world], guides[world], Sampling(steps=steps, kappa=choice["adaptive"], which="intervened"), seed),
              "no_guidance": pictures.guided(denoisers[world], guides[world], Sampling(steps=steps, kappa=0.0, eta=0.0), seed),
              "causaldiffae": pictures.causaldiffae_draw(trainers[world].causaldiffae(sizes), Sampling(steps=steps), seed),
@@ -292,13 +291,15 @@ figures.show(fig, alt="Error of the intervened factor against the error of non-d
 # %% [markdown]
 # ## How many steps? `dc.E3`
 #
-# **Question.** Does the adaptive strength need its constant again when the sampler takes other steps? **Design.** Each rule at 20, 50 and 100 DDIM steps. The adaptive displacement (`Eq. lambda-a`) does not scale with the
+# **Question.** Does the adaptive strength need its constant again when the sampler takes other steps? **Design.** On the first world, the rules beside the base number of steps. The adaptive displacement (`Eq. lambda-a`) does not scale with the
 # length of a step, so the guidance of a whole walk grows with their number, and $\kappa$ must be read together with it; beside the constant $\kappa$ stands $\kappa$ times (base steps / steps). Classifier guidance
 # (`Eq. lambda-fixed`) carries the step's own $\Sigma_t$ (`Eq. guided-ddim`). **Rule** (our wording): one $\kappa$ transfers if what was set is no farther from its goal at any number of steps; no row of the ledger rests on it.
 
 # %%
 step_rows = []
 for (world, seed), b in benches.items():
+    if world != worlds[0]:
+        continue
     compared = {rule: Sampling(steps=steps, strength=rule, kappa=choice[rule]) for rule in ("adaptive", "fixed")}
     b = pictures.first(b, few_units)
     step_rows += components.steps(b, lambda sampling, world=world, seed=seed: pictures.guided(denoisers[world], guides[world], sampling, seed), compared, step_counts, seed)
