@@ -291,7 +291,7 @@ figures.show(fig, alt="Error of the intervened factor against the error of non-d
 # %% [markdown]
 # ## How many steps? `dc.E3`
 #
-# **Question.** Does the adaptive strength need its constant again when the sampler takes other steps? **Design.** On the first world, the rules beside the base number of steps. The adaptive displacement (`Eq. lambda-a`) does not scale with the
+# **Question.** Does the adaptive strength need its constant again when the sampler takes other steps? **Design.** On the first world, the adaptive strength and classifier guidance with fewer and with more steps. The adaptive displacement (`Eq. lambda-a`) does not scale with the
 # length of a step, so the guidance of a whole walk grows with their number, and $\kappa$ must be read together with it; beside the constant $\kappa$ stands $\kappa$ times (base steps / steps). Classifier guidance
 # (`Eq. lambda-fixed`) carries the step's own $\Sigma_t$ (`Eq. guided-ddim`). **Rule** (our wording): one $\kappa$ transfers if what was set is no farther from its goal at any number of steps; no row of the ledger rests on it.
 

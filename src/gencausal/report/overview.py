@@ -15,7 +15,6 @@ HEADLINES = (("iwdd.E0", "pehe_normalised", "Treatment effects: normalised PEHE,
              ("dc.E1", "acm_descendant", "Counterfactual images: error of what follows from an intervention, sd"))
 METHODS = {
     "guided": "guided by the causal model, strength adjusts itself",
-    "guided_fixed": "guided by the causal model, constant strength",
     "diffscm": "guided by the intervened factor alone",
     "no_guidance": "not guided: the reconstruction",
     "guided_reversed_graph": "guided, every edge turned",
