@@ -173,5 +173,7 @@ def test_every_way_trains_and_draws(made, tmp_path):
     torch.testing.assert_close(methods["diffae"](bench.images[3:6], z, do), other, rtol=0, atol=0)
     own = {0: bench.z[:3, 0].float()}
     torch.testing.assert_close(methods["label_ddpm"](bench.images[:3], bench.z[:3], own), methods["label_ddpm"](bench.images[:3], bench.z[:3], {}))
+    two = autoencoders.trained(trainer, sizes, ("causaldiffae", "causaldiffae_one_hop"))
+    assert list(two) == list(autoencoders.draws(two, Sampling(steps=2), scm=mechanisms)) == ["causaldiffae", "causaldiffae_one_hop"]
     again = autoencoders.trained(trainer, sizes)
     assert all(torch.equal(a, b) for a, b in zip(again["label_ddpm"].parameters(), networks["label_ddpm"].parameters()))

@@ -17,7 +17,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from gencausal import image_metrics, seeding
+from gencausal import checks, image_metrics, seeding
 from gencausal.counterfactual import Sampling
 from gencausal.experiments import pictures
 from gencausal.experiments.pictures import WORLDS, Bench, Do, Draw, Sizes, Trainer, blocks
@@ -27,12 +27,16 @@ from gencausal.scm import SCM
 EXPERIMENT = "A2.B2-E6"
 
 
-def trained(trainer: Trainer, sizes: Sizes, seed: int = 0) -> dict[str, torch.nn.Module]:
-    """The networks of the four ways that differ in training, by method name: `label_ddpm_scm` shares the label-conditional generator."""
+WAYS = ("causaldiffae", "causaldiffae_one_hop", "diffae", "label_ddpm")
+
+
+def trained(trainer: Trainer, sizes: Sizes, ways: tuple[str, ...] = WAYS, seed: int = 0) -> dict[str, torch.nn.Module]:
+    """The networks of `ways`, those of the five that differ in training, by method name: `label_ddpm_scm` shares the label-conditional generator."""
     bare = replace(trainer, bench=replace(trainer.bench, mask=np.zeros_like(trainer.bench.mask)))
     options = {"folder": trainer.folder, "device": trainer.device, "published": trainer.published, "data": trainer.bench.data}
-    labels = label_ddpm.train(*trainer.bench.training, sizes.generator, seed, **options).modules["generator"].requires_grad_(False)
-    return {"causaldiffae": trainer.causaldiffae(sizes, seed), "causaldiffae_one_hop": trainer.causaldiffae(sizes, seed, as_released=True), "diffae": bare.causaldiffae(sizes, seed), "label_ddpm": labels}
+    makers = {"causaldiffae": lambda: trainer.causaldiffae(sizes, seed), "causaldiffae_one_hop": lambda: trainer.causaldiffae(sizes, seed, as_released=True), "diffae": lambda: bare.causaldiffae(sizes, seed),
+              "label_ddpm": lambda: label_ddpm.train(*trainer.bench.training, sizes.generator, seed, **options).modules["generator"].requires_grad_(False)}
+    return {checks.choice(name, "ways", WAYS): makers[name]() for name in ways}
 
 
 def draws(networks: dict[str, torch.nn.Module], sampling: Sampling, seed: int = 0, scm: SCM | None = None) -> dict[str, Draw]:
@@ -50,8 +54,8 @@ def draws(networks: dict[str, torch.nn.Module], sampling: Sampling, seed: int = 
         return keeping(lambda images, z: label_ddpm.invert(denoiser, images, z, sampling, rng(images)),
                        lambda images, z, do, noise: label_ddpm.counterfactual(denoiser, images, z, do, sampling, mechanisms, noise=noise))
 
-    made = {name: code(name) for name in ("causaldiffae", "causaldiffae_one_hop", "diffae")} | {"label_ddpm": labels(None)}
-    return made | ({"label_ddpm_scm": labels(scm)} if scm else {})
+    made = {name: labels(None) if name == "label_ddpm" else code(name) for name in networks}
+    return made | ({"label_ddpm_scm": labels(scm)} if scm and "label_ddpm" in networks else {})
 
 
 def keeping(invert: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], draw: Callable[[torch.Tensor, torch.Tensor, Do, torch.Tensor], torch.Tensor]) -> Draw:
