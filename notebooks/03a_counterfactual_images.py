@@ -85,7 +85,7 @@ for world in worlds:
 # A diffusion model of the images; a causal projector $h$ that reads exogenous codes from the noisy image; a structural causal model $s$ whose mechanisms are small networks evaluated in causal order
 # (`Eq. nscm-mlp`), so $\hat z(x_t) = s(h(x_t, t))$ (`Eq. guide`). Trained by
 #
-# $$L = \lVert v - v_\theta\rVert^2 + \lambda_z\, w_t \lVert z - \hat z(x_t)\rVert^2 + \lambda_s \lVert z - \mathbb E[z \mid \mathrm{pa}]\rVert^2\qquad\text{(`Eq. joint-loss`)}$$
+# $$L = w\,\lVert x_0 - \hat x_0\rVert^2 + \lambda_z\, w_t \lVert z - \hat z(x_t)\rVert^2 + \lambda_s \lVert z - \mathbb E[z \mid \mathrm{pa}]\rVert^2\qquad\text{(`Eq. joint-loss`)}$$
 #
 # A counterfactual abducts the factors' noise, intervenes and predicts $\bar z$ in the SCM, abducts the image's noise by DDIM run backwards, and samples with $G_t = J^\top(\bar z - \hat z(x_t))$ (`Eq. guidance`) added to each step at strength
 #
