@@ -1,6 +1,6 @@
 """Training of generator and guide, at a size that shows what must hold: they learn, start again where they stopped, and leave each other alone."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -37,6 +37,28 @@ def test_the_generator_learns_and_remembers(data, tmp_path):
     assert again.seconds == trained.seconds and all(torch.equal(a, b) for a, b in zip(again.modules["generator"].parameters(), trained.modules["generator"].parameters()))
     other = training_images.train_generator(images, SMALL, 1)
     assert any(not torch.equal(a, b) for a, b in zip(other.modules["generator"].parameters(), trained.modules["generator"].parameters()))
+
+
+def test_a_killed_training_of_images_continues_to_the_same_bits(data, tmp_path, monkeypatch):
+    """Weights lie channels last, so moments must come back as their weights lie."""
+    images, _ = data
+    short = replace(SMALL, rounds=12, score_every=6)
+    straight = training_images.train_generator(images, short, 0)
+    fit, draw, calls = training_images.fit, training_images.Stream.draw, [0]
+
+    def killing(stream):
+        calls[0] += 1
+        if calls[0] == 8:
+            raise KeyboardInterrupt
+        return draw(stream)
+
+    monkeypatch.setattr(training_images, "fit", lambda *a, **k: fit(*a, **(k | {"checkpoint_seconds": 0})))
+    monkeypatch.setattr(training_images.Stream, "draw", killing)
+    with pytest.raises(KeyboardInterrupt):
+        training_images.train_generator(images, short, 0, tmp_path)
+    resumed = training_images.train_generator(images, short, 0, tmp_path)
+    assert calls[0] == 8 + 5
+    assert all(torch.equal(a, b) for a, b in zip(straight.modules["generator"].parameters(), resumed.modules["generator"].parameters()))
 
 
 def test_the_guide_reads_factors_better_with_less_noise(data):

@@ -22,10 +22,10 @@ from torch.nn.functional import silu, softplus
 
 from gencausal import graph, seeding, solvers
 from gencausal.counterfactual import Sampling, abduct
-from gencausal.image_models.guided import GeneratorConfig, Stream, held_out_loss, identity_of, make_generator, prepare, trained
+from gencausal.image_models.guided import GeneratorConfig, ImagePlayer, Stream, held_out_loss, identity_of, make_generator, prepare, trained
 from gencausal.nn.mlp import StackedLinear
 from gencausal.nn.unet import Encoder
-from gencausal.training import Player, Trained
+from gencausal.training import Trained
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ def train(images: torch.Tensor, z: torch.Tensor, mask: np.ndarray, config: Confi
         return {"held_out": held_out_loss(made["decoder"], images[held], seed, condition=code)[None]}
 
     generator = config.generator
-    player = Player(both, loss, generator.lr, weight_decay=generator.weight_decay, average=generator.average, stacked=False)
+    player = ImagePlayer(both, loss, generator.lr, weight_decay=generator.weight_decay, average=generator.average)
     identity = identity_of("causaldiffae", images, z, seed, data, mask=np.asarray(mask).tolist(), **asdict(config))
     return trained("causaldiffae", identity, {"both": player}, generator.rounds, [stream.rng, codes], seed, folder, published, score=score, score_every=generator.score_every)
 

@@ -19,9 +19,9 @@ from torch import nn
 from torch.nn.functional import softplus
 
 from gencausal import scm, seeding
-from gencausal.image_models.guided import identity_of, prepare, trained
+from gencausal.image_models.guided import ImagePlayer, identity_of, prepare, trained
 from gencausal.nn.unet import Decoder, Encoder
-from gencausal.training import Player, Trained
+from gencausal.training import Trained
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ def _train(kind: str, name: str, module: nn.Module, vae_of: Callable[[nn.Module]
             found = terms(modules[name], row, torch.randn(len(row), config.latent, generator=seeding.generator(seed, "held-noise", device=device), device=device))
         return {"held_out": found["pixels"] + found["latent"]}
 
-    player = Player(module, loss, config.lr, weight_decay=config.weight_decay, average=config.average, stacked=False)
+    player = ImagePlayer(module, loss, config.lr, weight_decay=config.weight_decay, average=config.average)
     identity = identity_of(kind, images, z, seed, data, **recipe, **asdict(config))
     return trained(kind, identity, {name: player}, config.rounds, [rng], seed, folder, published, score=score, score_every=config.score_every)
 

@@ -62,6 +62,24 @@ class GuideConfig:
     score_every: int = 500
 
 
+class ImagePlayer(Player):
+    """One network whose weights lie channels last. Fused AdamW pairs weights and moments as they lie in memory, so moments that a checkpoint brings back are laid out as their weights are."""
+
+    def __init__(self, *args, **options):
+        super().__init__(*args, stacked=False, **options)
+
+    def optimiser(self) -> torch.optim.AdamW:
+        made = super().optimiser()
+        made.register_load_state_dict_post_hook(_lay_out)
+        return made
+
+
+@torch.no_grad()
+def _lay_out(optimiser: torch.optim.Optimizer) -> None:
+    for weight, moments in optimiser.state.items():
+        moments |= {name: torch.empty_like(weight).copy_(moment) for name, moment in moments.items() if moment.shape == weight.shape}
+
+
 class Stream:
     """Batches of training images with factors, noise and levels, from one generator: `draw()` gives x in [-1, 1], z, labelled, x_t, eps, alpha, sigma."""
 
@@ -140,7 +158,7 @@ def train_generator(images: torch.Tensor, config: GeneratorConfig, seed: int, fo
     def score(modules: dict[str, nn.Module]) -> dict[str, torch.Tensor]:
         return {"held_out": held_out_loss(modules["generator"], images[held], seed)[None]}
 
-    player = Player(denoiser, loss, config.lr, weight_decay=config.weight_decay, average=config.average, stacked=False)
+    player = ImagePlayer(denoiser, loss, config.lr, weight_decay=config.weight_decay, average=config.average)
     identity = identity_of("generator", images, z, seed, data, **asdict(config))
     return trained("generator", identity, {"generator": player}, config.rounds, [stream.rng], seed, folder, published, score=score, score_every=config.score_every)
 
@@ -191,7 +209,7 @@ def train_guide(images: torch.Tensor, z: torch.Tensor, mask: np.ndarray, config:
     def score(modules: dict[str, nn.Module]) -> dict[str, torch.Tensor]:
         return {"held_out": factor_errors(modules["guide"], images[held][:256], z[held][:256], seed, [0, 200, 400, 600], denoiser).mean()[None]}
 
-    player = Player(guide, lambda: _guide_terms(guide, config, stream.draw(), denoiser), config.lr, weight_decay=config.weight_decay, average=config.average, stacked=False)
+    player = ImagePlayer(guide, lambda: _guide_terms(guide, config, stream.draw(), denoiser), config.lr, weight_decay=config.weight_decay, average=config.average)
     identity = identity_of("guide", images, z, seed, data, mask=np.asarray(mask).tolist(), denoiser=denoiser and tensor_hash(*(p.half() for p in denoiser.parameters())), **asdict(config))
     return trained("guide", identity, {"guide": player}, config.rounds, [stream.rng], seed, folder, published, score=score, score_every=config.score_every)
 
@@ -212,6 +230,6 @@ def train_jointly(images: torch.Tensor, z: torch.Tensor, mask: np.ndarray, gener
         errors = factor_errors(modules["both"]["guide"], images[held][:256], z[held][:256], seed, [0, 200, 400, 600], modules["both"]["generator"]).mean()
         return {"held_out": (held_out_loss(modules["both"]["generator"], images[held], seed) + guide.factor_weight * errors)[None]}
 
-    player = Player(both, loss, generator.lr, weight_decay=generator.weight_decay, average=generator.average, stacked=False)
+    player = ImagePlayer(both, loss, generator.lr, weight_decay=generator.weight_decay, average=generator.average)
     identity = identity_of("joint", images, z, seed, data, mask=np.asarray(mask).tolist(), generator=asdict(generator), guide=asdict(guide))
     return trained("joint", identity, {"both": player}, generator.rounds, [stream.rng], seed, folder, published, score=score, score_every=generator.score_every)

@@ -17,9 +17,9 @@ from torch import nn
 from gencausal import seeding, solvers
 from gencausal.counterfactual import Sampling, abduct
 from gencausal.guidance import ImageDenoiser
-from gencausal.image_models.guided import GeneratorConfig, Stream, held_out_loss, identity_of, make_generator, prepare, trained
+from gencausal.image_models.guided import GeneratorConfig, ImagePlayer, Stream, held_out_loss, identity_of, make_generator, prepare, trained
 from gencausal.scm import SCM
-from gencausal.training import Player, Trained
+from gencausal.training import Trained
 
 
 def train(images: torch.Tensor, z: torch.Tensor, config: GeneratorConfig, seed: int, folder: Path | None = None, device: torch.device | str = "cpu", published: bool = True, data: str = "") -> Trained:
@@ -35,7 +35,7 @@ def train(images: torch.Tensor, z: torch.Tensor, config: GeneratorConfig, seed: 
     def score(modules: dict[str, nn.Module]) -> dict[str, torch.Tensor]:
         return {"held_out": held_out_loss(modules["generator"], images[held], seed, condition=z[held][:128])[None]}
 
-    player = Player(denoiser, loss, config.lr, weight_decay=config.weight_decay, average=config.average, stacked=False)
+    player = ImagePlayer(denoiser, loss, config.lr, weight_decay=config.weight_decay, average=config.average)
     identity = identity_of("label_ddpm", images, z, seed, data, **asdict(config))
     return trained("label_ddpm", identity, {"generator": player}, config.rounds, [stream.rng], seed, folder, published, score=score, score_every=config.score_every)
 

@@ -11,9 +11,9 @@ from torch import nn
 from torch.nn.functional import silu
 
 from gencausal import seeding
-from gencausal.image_models.guided import identity_of, prepare, trained
+from gencausal.image_models.guided import ImagePlayer, identity_of, prepare, trained
 from gencausal.nn.unet import Encoder
-from gencausal.training import Player, Trained
+from gencausal.training import Trained
 
 
 FEATURES = 256
@@ -70,6 +70,6 @@ def train(images: torch.Tensor, z: torch.Tensor, config: Config, seed: int, fold
         with torch.no_grad():
             return {"held_out": (modules["predictor"](images[held]) - z[held]).square().mean()[None]}
 
-    player = Player(predictor, loss, config.lr, weight_decay=config.weight_decay, average=config.average, stacked=False)
+    player = ImagePlayer(predictor, loss, config.lr, weight_decay=config.weight_decay, average=config.average)
     identity = identity_of("predictor", images, z, seed, data, **asdict(config))
     return trained("predictor", identity, {"predictor": player}, config.rounds, [rng], seed, folder, published, score=score, score_every=config.score_every)
