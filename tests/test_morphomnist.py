@@ -29,10 +29,14 @@ def test_the_scm_is_the_closed_form():
     torch.testing.assert_close(set_, torch.stack([factors[:, 0], torch.full((3,), 100.0, dtype=torch.float64)], 1))
 
 
-def test_factors_follow_their_law():
-    rng = np.random.default_rng(0)
-    thickness = 0.5 + rng.gamma(10, 0.2, 20000)
-    assert thickness.mean() == pytest.approx(2.5, abs=0.02) and thickness.var() == pytest.approx(0.4, abs=0.02)
+def test_factors_follow_their_law(monkeypatch):
+    """Eq. morphomnist-scm: thickness 1/2 + Gamma(10, rate 5) has mean 2.5 and variance 0.4, the noise of the intensity is N(0, 1/4), and both are independent."""
+    monkeypatch.setattr(morphomnist, "render", lambda factors, size, base: torch.zeros(len(factors), 1, size, size))
+    drawn = morphomnist.load(n=5000)
+    thickness, u = drawn.noise.numpy().T
+    assert thickness.min() > 0.5 and thickness.mean() == pytest.approx(2.5, abs=0.04) and thickness.var() == pytest.approx(0.4, abs=0.04)
+    assert u.mean() == pytest.approx(0, abs=0.03) and u.std() == pytest.approx(0.5, abs=0.02) and abs(np.corrcoef(thickness, u)[0, 1]) < 0.05
+    torch.testing.assert_close(drawn.factors, morphomnist.predict(drawn.noise))
 
 
 def test_images_have_the_factors_asked_for(scenes):
