@@ -44,8 +44,9 @@ guide_rounds = 16  # of guide and predictor
 batch = 16  # images a step
 width = 16  # channels of the first map
 steps = 4  # guided steps, and as many of inversion
-kappas = [0.05, 0.2]  # strengths that every rule chooses from
-fixed = [0.3, 3.0]  # fixed lambdas
+kappas = [0.05, 0.2]  # strengths that the adaptive rule chooses from
+scales = [0.3, 3.0]  # as many for the schedules that nothing adapts
+fixed = [30.0, 300.0]  # as many fixed lambdas
 chained_units = 4  # held-out images of the sequences
 sequence_steps = 3  # interventions in a row
 step_counts = [2, 4]  # DDIM steps
@@ -133,11 +134,11 @@ figures.show(fig, alt=f"Error of the guide's factors against the noise level: {f
 # %% [markdown]
 # ## One constant: how strong?
 #
-# Every rule for the strength chooses its constant among the same number of values on *training* images of the first world, by the sum of the mean errors of intervened, descendant and non-descendant factors, and
+# Every rule for the strength chooses its constant among the same number of values, on a scale of its own, on *training* images of the first world, by the sum of the mean errors of intervened, descendant and non-descendant factors, and
 # keeps it everywhere; the other worlds' own choices stand beside it for `dc.DC11`.
 
 # %%
-rules = {"adaptive": kappas, "shape": kappas, "linear": kappas, "fixed": fixed}
+rules = {"adaptive": kappas, "shape": scales, "linear": scales, "fixed": fixed}
 base = Sampling(steps=steps)
 found = {world: pictures.chosen(tuning[world], denoisers[world], guides[world], base, rules if world == worlds[0] else {"adaptive": kappas}, folder=folder) for world in worlds}
 choice = found[worlds[0]][0]
@@ -194,6 +195,9 @@ results.claim("dc.DC1")
 # %%
 results.claim("dc.DC1.rivals")
 
+# %%
+results.claim("dc.DC1.digits")
+
 # %% [markdown]
 # What a reader should look at first: factual images, what the methods draw, and the truth, for one target a world.
 
@@ -208,7 +212,7 @@ for world in worlds:
 # ## Several interventions in a row: `dc.E2`
 #
 # **Design.** Interventions that take the factors in turn. *Image-chained*: each image is the next input, so errors add up; *state-chained*: every step starts from the first image with all interventions so far. Control: null
-# interventions, which should change nothing. **Rule** (image-chained). Reproduced if the error grows more slowly with the step than that of CausalDiffAE and of the VAE.
+# interventions, which should change nothing. On Pendulum and Flow the third and the fourth step set what the first two move: effects apart from their causes. **Rule** (image-chained). Reproduced if the error grows more slowly with the step than that of CausalDiffAE and of the VAE.
 
 # %%
 chained, strips = [], {}
