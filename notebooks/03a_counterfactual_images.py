@@ -86,11 +86,11 @@ for world in worlds:
 # A diffusion model of the images; a causal projector $h$ that reads exogenous codes from the noisy image; a structural causal model $s$ whose mechanisms are small networks evaluated in causal order
 # (`Eq. nscm-mlp`), so $\hat z(x_t) = s(h(x_t, t))$ (`Eq. guide`). Trained by
 #
-# $$L = w\,\lVert x_0 - \hat x_0\rVert^2 + \lambda_z\, w_t \lVert z - \hat z(x_t)\rVert^2 + \lambda_s \lVert z - \mathbb E[z \mid \mathrm{pa}]\rVert^2\qquad\text{(`Eq. joint-loss`)}$$
+# $$L = w\,\lVert x_0 - \hat x_0\rVert^2 + \lambda_z\, w_t \lVert z - \hat z(x_t)\rVert^2 + \lambda_s \lVert z - \mathbb E[z \mid \mathrm{pa}]\rVert^2\qquad\text{(Eq. joint-loss)}$$
 #
 # A counterfactual abducts the factors' noise, intervenes and predicts $\bar z$ in the SCM, abducts the image's noise by DDIM run backwards, and samples with $G_t = J^\top(\bar z - \hat z(x_t))$ (`Eq. guidance`) added to each step at strength
 #
-# $$\kappa\,\lambda_t\, G_t,\qquad \lambda_t = \frac{\sqrt{1-\bar\alpha_t}}{\mathrm{std}(G_t)}\qquad\text{(`Eq. lambda-a`)}$$
+# $$\kappa\,\lambda_t\, G_t,\qquad \lambda_t = \frac{\sqrt{1-\bar\alpha_t}}{\mathrm{std}(G_t)}\qquad\text{(Eq. lambda-a)}$$
 
 # %%
 trainers = {world: pictures.Trainer(benches[world, seeds[0]], folder, place, not scratch) for world in worlds}
@@ -281,16 +281,19 @@ for world in worlds:
         rows = pictures.score(b, pictures.guided(denoisers[world], guides[world], Sampling(steps=steps, kappa=kappa)), f"kappa={kappa:g}", seeds[0], "dc.E3.curve")
         curve.append({"world": world, "kappa": kappa} | {split: np.mean([r["value"] for r in rows if r["metric"] == f"acm_{split}"]) for split in ("intervened", "descendant", "nondescendant")})
 curve = pd.DataFrame(curve)
-fig, axes = figures.new(height=3)
+fig, axes = figures.new(height=2.4 * len(worlds), rows=len(worlds), squeeze=False)
 for i, world in enumerate(worlds):
-    part = curve[curve["world"] == world]
-    axes.plot(part["nondescendant"], part["intervened"], marker="os^"[i], color=figures.PALETTE[i], label=world)
-    for row in part.itertuples():
-        axes.annotate(f"{row.kappa:g}", (row.nondescendant, row.intervened), textcoords="offset points", xytext=(4, 4), fontsize=7)
-axes.set_xlabel("error of what must stay, sd")
-axes.set_ylabel("error of what was set, sd")
-axes.legend(frameon=False)
-figures.show(fig, alt="Error of the intervened factor against the error of non-descendants, one point a strength: " + "; ".join(f"{r.world} at {r.kappa:g}: {r.intervened:.2g} and {r.nondescendant:.2g}" for r in curve.itertuples()) + ".", caption="Effect against identity, one curve a world; the numbers are the strength.")
+    part, panel = curve[curve["world"] == world], axes[i, 0]
+    for split, marker in (("intervened", "o-"), ("descendant", "s--"), ("nondescendant", "^:")):
+        panel.plot(part["kappa"], part[split], marker, color=figures.PALETTE["os^".index(marker[0])], label={"intervened": "what was set", "descendant": "what follows", "nondescendant": "what must stay"}[split])
+    panel.set_xscale("log")
+    panel.set_xticks(kappas, [f"{kappa:g}" for kappa in kappas], minor=False)
+    panel.minorticks_off()
+    panel.set_ylim(0)
+    panel.set_ylabel(f"{world}: error, sd")
+axes[-1, 0].set_xlabel("strength kappa")
+axes[0, 0].legend(frameon=False, ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1))
+figures.show(fig, alt="Error of what was set and of what must stay against the strength: " + "; ".join(f"{r.world} at {r.kappa:g}: {r.intervened:.2g} and {r.nondescendant:.2g}" for r in curve.itertuples()) + ".", caption="Effect against identity: error by strength, one panel a world.")
 
 # %% [markdown]
 # ## How many steps? `dc.E3`
@@ -321,7 +324,8 @@ for (world, seed), b in benches.items():
     for name, mask in pictures.wrong_graphs(b.mask).items() if world == worlds[0] else ():
         wrong = trainers[world].guide(sizes.guide, mask=mask, denoiser=denoisers[world])
         results.record(pictures.score(pictures.first(b, few_units), pictures.guided(denoisers[world], wrong, Sampling(steps=steps, kappa=choice["adaptive"]), seed), f"guided_{name}_graph", seed, "dc.E1"))
-graphs_ = results.rows[(results.rows["experiment"] == "dc.E1") & results.rows["method"].isin(["guided", "guided_reversed_graph", "guided_wrong_graph"])]
+graphs_ = results.rows[(results.rows["experiment"] == "dc.E1") & (results.rows["dataset"] == benches[worlds[0], seeds[0]].name) & results.rows["method"].isin(["guided", "guided_reversed_graph", "guided_wrong_graph"])]
+graphs_ = graphs_[graphs_["unit"].isin(graphs_.loc[graphs_["method"] == "guided_wrong_graph", "unit"]) & ~graphs_["metric"].str.startswith("acm_guide")]
 figures.table(graphs_.groupby(["dataset", "method", "metric"], sort=False)["value"].mean().unstack("metric").reset_index())
 
 # %%

@@ -95,7 +95,7 @@ results.claim("dc.E4.chain")
 # scale 0 to 255 after one and after ten null interventions. Reversibility: the same after factual, counterfactual, factual. Effectiveness: error of thickness in pixels and of intensity in grey levels, by the pixel
 # oracle and by our predictor. Minimality:
 #
-# $$\mathrm{CLD} = \log\bigl(0.8\, e^{P(S_{x^*} \le \mathrm{div})} + 0.2\, e^{P(S_x \ge \mathrm{div})}\bigr)\qquad\text{(`Eq. cld`)}$$
+# $$\mathrm{CLD} = \log\bigl(0.8\, e^{P(S_{x^*} \le \mathrm{div})} + 0.2\, e^{P(S_x \ge \mathrm{div})}\bigr)\qquad\text{(Eq. cld)}$$
 #
 # with div the divergence (`Eq. gaussian-kl`) of the counterfactual from the factual image in the latent of an unconditional VAE of ours (`Eq. cond-vae` without factors), and $S_{x^*}$, $S_x$ those of real images that carry the
 # counterfactual's value and the factual's: our reading of the formula. An image left as it is scores log(0.8 + 0.2 e) = 0.295, above which a number says that too much changed and below which little. Realism: the Frechet distance (`Eq. frechet`) to the training images on the 256 features of the last hidden layer of *our* predictor; it is no FID and shares
