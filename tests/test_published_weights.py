@@ -8,17 +8,17 @@ import torch
 
 from gencausal import graph, image_metrics
 from gencausal.estimators import GuidedCounterfactuals
+from gencausal.estimators.guided import PUBLISHED as WORLDS
 from gencausal.experiments import pictures
 from gencausal.image_models import store
 
 FILES = sorted(store.folder().glob("*.safetensors"))
-WORLDS = ("pendulum", "flow")
 
 
 def test_the_cards_are_those_of_the_files():
     text = (store.folder() / "README.md").read_text()
     assert text == store.readme() and set(re.findall(r"^## (\S+)$", text, re.M)) == {card["file"] for card in store.cards()}
-    assert {file.stem for file in FILES} == {card["file"].removesuffix(".safetensors") for card in store.cards()} | set(WORLDS)
+    assert {file.name for file in FILES} == {card["file"] for card in store.cards()} and {card["file"] for card in store.cards() if card["kind"] == "estimator"} == {f"{world}.safetensors" for world in WORLDS}
     assert max(file.stat().st_size for file in FILES) <= 10 * 2**20
 
 

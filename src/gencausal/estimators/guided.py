@@ -24,6 +24,7 @@ from gencausal.guidance import Guide, ImageDenoiser
 from gencausal.image_models.guided import GeneratorConfig, GuideConfig, make_generator, make_guide, train_generator, train_guide
 
 FORMAT = "gencausal.GuidedCounterfactuals/1"
+PUBLISHED = ("pendulum", "flow")  # of data/checkpoints
 FEWEST = 50  # images below which nothing is fitted
 
 
@@ -126,8 +127,7 @@ class GuidedCounterfactuals(BaseEstimator):
         file, place = _file(path), resolve_device(device)
         found = load_state(file, FORMAT)
         if found is None:
-            known = sorted(f.stem for f in (paths.root() / "data" / "checkpoints").glob("*.safetensors"))
-            raise InputError(f"There is no file {file.name}; pass what save returned, or one of the published names: {', '.join(known) or 'none'}.")
+            raise InputError(f"There is no file {file.name}; pass what save returned, or one of the published names: {', '.join(PUBLISHED)}.")
         tensors, meta = found
         model = cls(nx.from_numpy_array(np.array(meta["mask"]), create_using=nx.DiGraph), meta["guide"]["learned"], meta["generator"]["rounds"], meta["guide"]["rounds"], meta["generator"]["width"],
                     meta["guide"]["form"], meta["guide"]["sees"], meta["steps"], meta["kappa"], meta["random_state"], device)
