@@ -126,11 +126,11 @@ def test_three_features_find_what_lies_apart():
 
 @pytest.mark.filterwarnings("ignore:Determinant has increased")
 def test_watched_end_to_end(bench):
-    """Every unit once a target; the same in any batches; the reconstruction is that of the gates (Eq. round-trip); with guidance off the images are the round trip."""
+    """Without fresh noise, which is drawn batch by batch. Every unit once a target; the same in any batches; the reconstruction is that of the gates (Eq. round-trip); with guidance off the images are the round trip."""
     images, z = bench.training
     denoiser = models.train_generator(images[:100], models.GeneratorConfig(prediction="v", rounds=3, batch=8, width=16, blocks=1, score_every=3), 0).modules["generator"].requires_grad_(False)
     guide = models.make_guide(models.GuideConfig(width=16), 3, SIZE, bench.mask, 0).requires_grad_(False)
-    sampling = Sampling(steps=4, start=0.75, spacing="uniform")
+    sampling = Sampling(steps=4, start=0.75, spacing="uniform", eta=0.0)
     found = trust.watched(bench, denoiser, guide, sampling, 0)
     assert len(found) == 4 * 20 and not found.isna().any().any() and {"hal_2", "hal"} <= set(found) and (found["hal"] == found["hal_2"]).all()
     again = trust.watched(bench, denoiser, guide, sampling, 0, batch=7)
@@ -138,14 +138,14 @@ def test_watched_end_to_end(bench):
         np.testing.assert_allclose(again[column], found[column], rtol=1e-2, atol=1e-4)
     gate = [row["value"] for row in pictures.gates(bench, denoiser, guide, sampling, 0) if row["method"] == "round_trip" and row["metric"] == "composition"]
     assert found[found["target"] == "angle"]["reconstruction"].mean() == pytest.approx(np.mean(gate), rel=1e-3)
-    off = trust.watched(bench, denoiser, guide, Sampling(steps=4, start=0.75, spacing="uniform", kappa=0.0), 0)
+    off = trust.watched(bench, denoiser, guide, Sampling(steps=4, start=0.75, spacing="uniform", eta=0.0, kappa=0.0), 0)
     trips = off.groupby("target")["hal"].apply(lambda g: g.to_numpy())
     np.testing.assert_allclose(trips["angle"], trips["light"], rtol=1e-4)
     assert not np.allclose(found["hal"], off["hal"], rtol=1e-3, atol=0)
-    strong = trust.watched(bench, denoiser, guide, Sampling(steps=4, start=0.75, spacing="uniform", kappa=3.0), 0).query("target == 'angle'")  # Eq. hal and Eq. residual by hand
+    strong = trust.watched(bench, denoiser, guide, Sampling(steps=4, start=0.75, spacing="uniform", eta=0.0, kappa=3.0), 0).query("target == 'angle'")  # Eq. hal and Eq. residual by hand
     x, grid, trace = 2 * bench.images - 1, sampling.grid(), []
     aim = guide.scm.counterfactual(read(guide, x, grid), {0: bench.targets["angle"][1].float()})
-    drawn = guided(denoiser, guide, abduct(denoiser, x, grid), aim, Sampling(steps=4, start=0.75, spacing="uniform", kappa=3.0), grid, trace=trace)
+    drawn = guided(denoiser, guide, abduct(denoiser, x, grid), aim, Sampling(steps=4, start=0.75, spacing="uniform", eta=0.0, kappa=3.0), grid, trace=trace)
     hal, first, residual, late = trace[-2:], trace[:2], (aim - read(guide, drawn, grid)).norm(dim=1), (aim - read(guide, trace[-1], grid)).norm(dim=1)
     np.testing.assert_allclose(strong["hal_2"], image_metrics.hallucination(torch.stack(hal).numpy()), rtol=1e-3)
     np.testing.assert_allclose(strong["residual"], residual, rtol=1e-4)

@@ -114,13 +114,19 @@ def differences(frame: pd.DataFrame, against: str = "reconstruction", resamples:
     error = _wide(frame, "error")
     picks = seeding.numpy_generator(seed, "trust-bootstrap").integers(0, error.shape[1], (resamples, error.shape[1]))
     names = [name for name in frame.columns if name in SCORES or name.startswith("hal_") or name == "disagreement"]
-    drawn = {name: np.nanmean([(standardised_ranks(row[picks]) * standardised_ranks(e[picks])).mean(1) for row, e in zip(_wide(frame, name), error)], 0) for name in names}
+    drawn = {name: _mean_where_defined(np.stack([(standardised_ranks(row[picks]) * standardised_ranks(e[picks])).mean(1) for row, e in zip(_wide(frame, name), error)])) for name in names}
     rows = []
     for name in names:
         low, high = np.quantile(drawn[name], [0.025, 0.975])
         gap = np.quantile(drawn[name] - drawn[against], [0.025, 0.975])
         rows.append({"score": name, "spearman": float(agreement(frame, name).mean()), "low": low, "high": high, f"minus {against}": float(agreement(frame, name).mean() - agreement(frame, against).mean()), "gap low": gap[0], "gap high": gap[1]})
     return pd.DataFrame(rows)
+
+
+def _mean_where_defined(values: np.ndarray) -> np.ndarray:
+    """Mean over the first axis of what is not NaN; NaN where nothing is left."""
+    defined = ~np.isnan(values)
+    return np.where(defined.any(0), np.where(defined, values, 0.0).sum(0) / np.maximum(defined.sum(0), 1), np.nan)
 
 
 def kept(score: np.ndarray, share: float = KEPT) -> np.ndarray:
