@@ -1,5 +1,7 @@
 """Scores of trust with frames whose answers are known, trajectories with closed forms, and one tiny run of the whole."""
 
+import warnings
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -52,6 +54,14 @@ def test_intervals_of_the_difference():
     assert made.loc["disagreement", "gap low"] < 0 < made.loc["disagreement", "gap high"]
     reverse = trust.differences(frame(40), against="hal").set_index("score")
     assert reverse.loc["reconstruction", "gap high"] < 0
+
+
+def test_few_units_have_no_interval_and_raise_no_warning():
+    """Of two units most resamples hold one alone, which has no rank; what is not defined is NaN, silently, and with a second target the other's resamples remain."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert trust.differences(frame(2))["low"].isna().all()
+    np.testing.assert_array_equal(trust._mean_where_defined(np.array([[1.0, np.nan, np.nan], [3.0, 2.0, np.nan]])), [2.0, 2.0, np.nan])
 
 
 def test_filters_drop_the_highest_scores():
