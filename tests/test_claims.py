@@ -103,6 +103,17 @@ def test_verdicts_of_a_bound(a, bounds, word):
     assert claims.verdict(make([{"kind": "bound", "dataset": "d", "metric": "crps", "method": "a"} | bounds]), table).verdict == word
 
 
+def test_designs_drawn_with_the_seed_are_judged_over_seeds():
+    """Means over units of b - a by seed: 0.1, 0.3, 0.2. Over units the same rows have another interval."""
+    table = rows({"a": [[0.2, 0.0, 0.1], [0.2, 0.2, 0.1]], "b": [[0.3, 0.3, 0.3], [0.3, 0.5, 0.3]]})
+    over = claims.verdict(make([DIFFERENCE | {"over": "seed"}]), table)
+    assert (over.n_units, over.n_seeds, over.ours) == (3, 3, pytest.approx(0.2)) and (over.ci_low, over.ci_high) == pytest.approx((0.1, 0.3)) and over.verdict == "reproduced in direction"
+    assert claims.verdict(make([DIFFERENCE]), table).ci_low == pytest.approx(0.2)
+    assert claims.verdict(make([DIFFERENCE | {"over": "seed"}]), rows({"a": [[0.2]], "b": [[0.3]]})).verdict == "not shown"
+    ratio = claims.verdict(make([RATIO | {"over": "seed", "at_most": 0.7}]), table)
+    assert (ratio.n_units, ratio.n_seeds, ratio.ours) == (3, 3, pytest.approx(0.4)) and ratio.ci_high < 0.7 and ratio.verdict == "reproduced in direction"
+
+
 def test_one_data_set_is_judged_over_its_seeds():
     """A published number of one data set has no units to resample; its training seeds are."""
     table = rows({"a": [[0.9, 1.1, 1.0]]})

@@ -39,20 +39,20 @@ def test_inversion_and_sampling_meet_again():
 
 def test_a_noise_draw_loses_the_image():
     denoiser, guide = network()
-    kept = counterfactual.counterfactual(denoiser, guide, IMAGES, {0: 0.0}, Sampling(steps=40, kappa=0.0))[0]
-    lost = counterfactual.counterfactual(denoiser, guide, IMAGES, {0: 0.0}, Sampling(steps=40, kappa=0.0, abduction="noise"), rng=seeding.generator(0, "q"))[0]
+    kept = counterfactual.counterfactual(denoiser, guide, IMAGES, {0: 0.0}, Sampling(steps=40, kappa=0.0, eta=0.0))[0]
+    lost = counterfactual.counterfactual(denoiser, guide, IMAGES, {0: 0.0}, Sampling(steps=40, kappa=0.0, eta=0.0, abduction="noise"), rng=seeding.generator(0, "q"))[0]
     assert (kept - IMAGES).abs().mean() < 0.1 * (lost - IMAGES).abs().mean()
 
 
-@pytest.mark.parametrize("stochastic", [False, True])
-def test_without_strength_it_is_plain_sampling(stochastic):
+@pytest.mark.parametrize("eta", [0.0, 1.0])
+def test_without_strength_it_is_plain_sampling(eta):
     """kappa = 0 is the row without guidance, for the same random stream."""
     denoiser, guide = network()
-    sampling = Sampling(steps=8, kappa=0.0, stochastic=stochastic)
+    sampling = Sampling(steps=8, kappa=0.0, eta=eta)
     grid = sampling.grid()
-    start = torch.randn(IMAGES.shape, generator=seeding.generator(3, "start"), dtype=IMAGES.dtype)
-    found = counterfactual.guided(denoiser, guide, start, torch.ones(3, N, dtype=torch.float64), sampling, rng=seeding.generator(0, "s"))
-    plain = solvers.ancestral(denoiser, start, grid, seeding.generator(0, "s")) if stochastic else solvers.ddim(denoiser, start, grid)
+    start = torch.randn(IMAGES[:1].shape, generator=seeding.generator(3, "start"), dtype=IMAGES.dtype)
+    found = counterfactual.guided(denoiser, guide, start, torch.ones(1, N, dtype=torch.float64), sampling, rng=seeding.generator(0, "s"))
+    plain = solvers.ancestral(denoiser, start, grid, seeding.generator(0, "s")) if eta else solvers.ddim(denoiser, start, grid)
     torch.testing.assert_close(found, plain.clamp(-1, 1), atol=1e-9, rtol=0)
 
 
@@ -70,13 +70,15 @@ def test_exact_guidance_of_strength_one_samples_the_conditional_law():
     class Exact(torch.nn.Module):
         """Guide whose residual is scaled so that `fixed` with s_z = 1 is the exact grad log p(z_bar | x_t)."""
 
+        sees = "noisy"
+
         def gradient(self, x, alpha, sigma, target, which=None, denoiser=None):
             found = denoise(x, alpha, sigma).flatten(1) @ W.T
             slope, variance = alpha * v / (alpha**2 * v + sigma**2), v * sigma**2 / (alpha**2 * v + sigma**2)
             return (slope / variance * (target - found) @ W).view_as(x), target - found
 
     target = torch.tensor([[0.2, -0.1, 0.3]], dtype=torch.float64).expand(6, N)
-    sampling = Sampling(steps=400, start=1.0, strength="fixed", kappa=1.0, tau=0.0)
+    sampling = Sampling(steps=400, start=1.0, strength="fixed", kappa=1.0, tau=0.0, eta=0.0)
     start = X * (float(levels.alpha[0]) ** 2 * v + float(levels.sigma[0]) ** 2) ** 0.5
     found = counterfactual.guided(denoise, Exact(), start, target, sampling)
     plain = solvers.ddim(denoise, start, sampling.grid())
@@ -87,15 +89,15 @@ def test_exact_guidance_of_strength_one_samples_the_conditional_law():
     torch.testing.assert_close(found.flatten(1) @ across, plain.flatten(1) @ across, atol=1e-6, rtol=0)
 
 
-@pytest.mark.parametrize("stochastic", [False, True])
+@pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
 @pytest.mark.parametrize("strength, kappa", [("adaptive", 0.05), ("shape", 0.05), ("fixed", 1.0)])
-def test_guidance_brings_the_factors_nearer(strength, kappa, stochastic):
+def test_guidance_brings_the_factors_nearer(strength, kappa, eta):
     guide = exact_guide()
     target = torch.full((6, N), 0.8, dtype=torch.float64)
     x = 0.5 * X.clamp(-1, 1)
     distance = []
     for strong in (0.0, kappa):
-        sampling = Sampling(steps=40, strength=strength, kappa=strong, stochastic=stochastic)
+        sampling = Sampling(steps=40, start=0.75, spacing="uniform", strength=strength, kappa=strong, eta=eta)
         found = counterfactual.guided(exact_denoiser, guide, counterfactual.abduct(exact_denoiser, x, sampling.grid()), target, sampling, rng=seeding.generator(0, "s"))
         distance.append(float((found.flatten(1) @ W.T - target).abs().mean()))
     assert distance[1] < 0.8 * distance[0]
@@ -106,11 +108,28 @@ def test_ddim_and_ddpm_variances_by_hand():
     grid = Sampling(steps=20).grid()
     step = solvers.Step(3, solvers._numbers(grid), X, X, X, None, None)
     shifted = step.by_noise(step.eps - 0.25 * grid.sigma[3] * X) - step.by_noise(step.eps)
-    torch.testing.assert_close(shifted, 0.25 * counterfactual.step_variance(step, False) * X)
-    assert counterfactual.step_variance(step, True) > 0
+    torch.testing.assert_close(shifted, 0.25 * counterfactual.step_variance(step, 0.0) * X)
+    assert counterfactual.step_variance(step, 1.0) > 0
     fine = Sampling(steps=749).grid()
     near = solvers.Step(100, solvers._numbers(fine), X, X, X, None, None)
-    assert counterfactual.step_variance(near, False) / counterfactual.step_variance(near, True) == pytest.approx(0.5, abs=0.02), "half of the score's share in the ODE against the SDE"
+    assert counterfactual.step_variance(near, 0.0) / counterfactual.step_variance(near, 1.0) == pytest.approx(0.5, abs=0.02), "half of the score's share in the ODE against the SDE"
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.3, 1.0])
+def test_a_step_keeps_the_law_of_the_noise(eta):
+    """Eq. ddim-eta: of x = alpha x_0 + sigma eps with x_0 known, every share of fresh noise leaves x' ~ N(alpha' x_0, sigma'^2 I), and eta is what differs from DDIM."""
+    x0, eps = torch.full((1, 1, 80, 80), 0.3, dtype=torch.float64), torch.randn(1, 1, 80, 80, generator=seeding.generator(0, "e"), dtype=torch.float64)
+    sampling = Sampling(steps=6, kappa=0.0, eta=eta)
+    grid = sampling.grid()
+    guide = Guide(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(6400, N)).double(), scm.make("independent", np.zeros((N, N)), seeding.generator(0, "scm")).double(), "denoised")
+    start = float(grid.alpha[0]) * x0 + float(grid.sigma[0]) * eps
+    seen = []
+    counterfactual.guided(lambda x, a, s: seen.append((x, a, s)) or x0 + 0 * x, guide, start, torch.zeros(1, N, dtype=torch.float64), sampling)
+    for k, (x, alpha, sigma) in enumerate(seen):
+        noise = (x.detach() - alpha * x0) / sigma
+        assert abs(noise.mean()) < 0.05 and noise.std() == pytest.approx(1, abs=0.03)
+        alike = float((noise * eps).mean())
+        assert alike == pytest.approx(1, abs=0.03) if eta == 0 or k == 0 else alike < 0.99 - 0.5 * (eta == 1)
 
 
 def test_counterfactual_factors_are_those_of_the_scm():
@@ -153,7 +172,38 @@ def test_typical_spreads_one_a_step():
     np.testing.assert_allclose(found, [float(a) * N**0.5 / (X[0].numel()) ** 0.5 for a in sampling.grid().alpha[:-1]], rtol=1e-6)
 
 
-@pytest.mark.parametrize("options, word", [({"strength": "strong"}, "strength"), ({"which": "none"}, "which"), ({"steps": 0}, "steps"), ({"start": 1.5}, "start"), ({"abduction": "guess"}, "abduction")])
+def test_a_trace_holds_the_denoised_images():
+    denoiser, guide = network()
+    trace, sampling = [], Sampling(steps=4)
+    counterfactual.guided(denoiser, guide, IMAGES, torch.zeros(3, N, dtype=torch.float64), sampling, trace=trace)
+    assert len(trace) == 4 and trace[0].shape == IMAGES.shape
+    grid = sampling.grid()
+    torch.testing.assert_close(trace[0], denoiser(IMAGES, float(grid.alpha[0]), float(grid.sigma[0])))
+
+
+def test_a_guide_of_denoised_images_takes_the_gradient_of_the_sampling_step():
+    """Eq. guided-ddim by hand with a vector-Jacobian product through a second pass of the generator gives the same images; the sampler itself passes once a step."""
+    denoiser, guide = network()
+    guide = Guide(guide.projector, guide.scm, "denoised")
+    sampling, target, passes = Sampling(steps=4, kappa=0.1, tau=0.0, eta=0.0), torch.ones(3, N, dtype=torch.float64), []
+
+    def counted(x, alpha, sigma):
+        passes.append(1)
+        return denoiser(x, alpha, sigma)
+
+    found = counterfactual.guided(counted, guide, IMAGES, target, sampling)
+    assert len(passes) == 4
+
+    def by_hand(step):
+        alpha, sigma = step.grid.alpha[step.i], step.grid.sigma[step.i]
+        gradient, _ = guide.gradient(step.x, alpha, sigma, target, denoiser=denoiser)
+        return step.by_data(step.x0) + 0.1 * sigma * gradient / gradient.square().mean((1, 2, 3), keepdim=True).sqrt()
+
+    with torch.no_grad():
+        torch.testing.assert_close(found, solvers.walk(by_hand, denoiser, IMAGES, sampling.grid()).clamp(-1, 1), atol=1e-10, rtol=0)
+
+
+@pytest.mark.parametrize("options, word", [({"strength": "strong"}, "strength"), ({"which": "none"}, "which"), ({"steps": 0}, "steps"), ({"start": 1.5}, "start"), ({"eta": 2}, "eta"), ({"abduction": "guess"}, "abduction")])
 def test_unknown_choices_are_refused(options, word):
     with pytest.raises(checks.InputError, match=word):
         Sampling(**options)

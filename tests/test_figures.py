@@ -80,3 +80,11 @@ def test_tables_are_rounded(shown):
     assert "a&lt;b&gt;" in html and "0.123<" in html
     with pytest.raises(InputError, match="1 to 4"):
         figures.rounded(frame, digits=6)
+
+
+def test_pictures_stand_in_named_rows(shown):
+    """Colour and grey images, rows of different lengths; values outside [0, 1] are cut."""
+    rng = np.random.default_rng(0)
+    figures.pictures({"first": rng.uniform(-1, 2, (3, 3, 8, 8)), "second": rng.random((2, 3, 8, 8))}, alt=ALT, caption="Rows")
+    figures.pictures({"grey": rng.random((4, 1, 8, 8))}, alt=ALT)
+    assert [metadata["image/png"]["caption"] for _, metadata in shown] == ["Rows", ""] and shown[0][1]["image/png"]["height"] > shown[1][1]["image/png"]["height"]

@@ -28,7 +28,15 @@ def test_three_predictions_are_one_denoiser(prediction):
     denoiser = ImageDenoiser(lambda x_t, c, condition: truth, prediction)
     torch.testing.assert_close(denoiser(a * x + s * eps, alpha, sigma), x, atol=1e-5, rtol=0)
     assert denoiser.loss(x, eps, alpha, sigma).abs().max() < 1e-9
-    assert ImageDenoiser(lambda x_t, c, condition: truth + 1, prediction).loss(x, eps, alpha, sigma) == pytest.approx(torch.ones(2), abs=1e-5)
+    weight = torch.tensor([0.81 / 0.19, 1.0]) if prediction == "x0" else torch.ones(2)  # the second level has a ratio of 0.56
+    assert ImageDenoiser(lambda x_t, c, condition: truth + 1, prediction).loss(x, eps, alpha, sigma) == pytest.approx(weight, abs=1e-5)
+
+
+def test_the_weight_of_an_image_prediction_is_bounded():
+    """Eq. truncated-snr: 1 at levels of more noise than signal, 100 where the noise is nearly gone."""
+    x, sigma = torch.zeros(3, 1, 4, 4), torch.tensor([0.99, 0.1, 0.001])
+    found = ImageDenoiser(lambda x_t, c, condition: x_t * 0 + 1, "x0").loss(x, x, (1 - sigma**2).sqrt(), sigma)
+    torch.testing.assert_close(found, torch.tensor([1.0, 99.0, 100.0]))
 
 
 @pytest.mark.parametrize("form", ["mlp", "linear", "warped"])

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from gencausal import checks, seeding
-from gencausal.nn.unet import Encoder, UNet
+from gencausal.nn.unet import Decoder, Encoder, UNet
 
 
 def unet(seed=0, **options):
@@ -64,7 +64,17 @@ def test_encoder_gives_numbers_and_sees_places():
     assert all(p.grad is not None and p.grad.abs().max() > 0 for p in net.parameters())
 
 
-@pytest.mark.parametrize("make", [lambda: UNet(3, 18, seeding.generator(0, "a"), patch=4), lambda: Encoder(3, 20, 2, seeding.generator(0, "a"), patch=4)])
+def test_decoder_gives_an_image():
+    net = loosened(Decoder(3, 16, 5, seeding.generator(0, "decoder"), width=16, patch=2))
+    v = torch.randn(4, 5, generator=seeding.generator(3, "v"))
+    out = net(v)
+    assert out.shape == X.shape
+    torch.testing.assert_close(net(v[1:2]), out[1:2], atol=1e-5, rtol=0)
+    out.square().sum().backward()
+    assert all(p.grad is not None and p.grad.abs().max() > 0 for p in net.parameters())
+
+
+@pytest.mark.parametrize("make", [lambda: UNet(3, 18, seeding.generator(0, "a"), patch=4), lambda: Encoder(3, 20, 2, seeding.generator(0, "a"), patch=4), lambda: Decoder(3, 20, 2, seeding.generator(0, "a"), patch=4)])
 def test_a_size_that_patches_do_not_divide_is_refused(make):
     with pytest.raises(checks.InputError, match="size"):
         make()

@@ -39,6 +39,20 @@ def show(fig: Figure, alt: str, caption: str = "") -> None:
     display({"image/png": picture, "text/plain": f"Figure: {alt}"}, raw=True, metadata={"image/png": {"alt": alt, "caption": caption, "width": width, "height": height}})
 
 
+def pictures(rows: dict, alt: str, caption: str = "") -> None:
+    """Show images `[N, C, S, S]` in [0, 1], one row of the grid for each name in `rows`; the names stand on the left."""
+    rows = {name: np.asarray(images, dtype=float).clip(0, 1) for name, images in rows.items()}
+    columns = max(len(images) for images in rows.values())
+    fig, axes = new(height=0.15 + 0.82 * len(rows) * WIDTH / columns, rows=len(rows), columns=1, squeeze=False, gridspec_kw={"hspace": 0.02})
+    for axis, (name, images) in zip(axes[:, 0], rows.items()):
+        strip = np.concatenate(list(images.transpose(0, 2, 3, 1)), 1)
+        axis.imshow(strip[..., 0] if strip.shape[2] == 1 else strip, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+        axis.set_ylabel(str(name).replace(" ", "\n"), rotation=0, ha="right", va="center", fontsize=8)
+        axis.set(xticks=[], yticks=[])
+        axis.spines[:].set_visible(False)
+    show(fig, alt, caption)
+
+
 def forest(table: pd.DataFrame, reference: float, xlabel: str, alt: str, caption: str = "", bound: float | None = None) -> None:
     """Show one line for each row of `table` (columns label, ours, ci_low, ci_high, verdict): the number, its 95 % interval, the verdict by
     marker and colour, a dashed line at `reference` and a dotted one at `bound`. A row without an interval is drawn hollow. Prints a sentence if there is no row."""

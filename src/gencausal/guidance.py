@@ -9,6 +9,12 @@ Three parts: a generator (`ImageDenoiser`), a causal projector h and an SCM s (`
     L = ||target - F||^2 + lambda_z w_t ||z - z_hat(x_t)||^2 + lambda_s ||z - s's own expectation from parents||^2
         + a h(A) + (r/2) h(A)^2 + lambda_1 |A|_1                                                                     `Eq. joint-loss`
 
+For a network that predicts the image the first term is weighted by the signal-to-noise ratio between bounds (Salimans and Ho 2022 have the lower one),
+
+    w(alpha, sigma) = min(max(alpha^2 / sigma^2, 1), 100)                                                            `Eq. truncated-snr`
+
+A network on patches needs this form: a patch of more numbers than the first map has channels cannot carry its noise to the output, as eps and v ask, but it can carry a clean patch.
+
 The first term bounds log p(x), the second log p(z | x): a joint likelihood (DC6). Guidance towards counterfactual factors z_bar is Bayes' rule at each step, with p(z_bar | x_t) = N(z_hat(x_t), s_z^2 I):
 
     G_t = J^T (z_bar - z_hat(x_t)),  J = d z_hat / d x_t,  grad log p = G_t / s_z^2                                  `Eq. guidance`
@@ -24,6 +30,7 @@ from gencausal.nn.unet import Encoder, UNet
 from gencausal.scm import SCM
 
 PREDICTIONS = ("eps", "x0", "v")
+LARGEST_WEIGHT = 100.0
 STRENGTHS = ("adaptive", "adaptive_mean", "adaptive_variance", "moment", "fixed", "shape", "linear")
 
 
@@ -60,10 +67,11 @@ class ImageDenoiser(nn.Module):
         return out if self.prediction == "x0" else alpha * x - sigma * out
 
     def loss(self, x: torch.Tensor, eps: torch.Tensor, alpha: torch.Tensor, sigma: torch.Tensor, condition: torch.Tensor | None = None) -> torch.Tensor:
-        """Mean squared error of the network's own prediction, [B]; first term of Eq. joint-loss. x: clean images; alpha, sigma: [B]."""
+        """Mean squared error of the network's own prediction, [B], for x_0 weighted by Eq. truncated-snr; first term of Eq. joint-loss. x: clean images; alpha, sigma: [B]."""
         a, s = per_image(alpha, x), per_image(sigma, x)
         target = {"eps": eps, "x0": x, "v": a * eps - s * x}[self.prediction]
-        return (self.raw(a * x + s * eps, alpha, sigma, condition) - target).square().flatten(1).mean(1)
+        weight = (alpha**2 / sigma**2).clamp(1, LARGEST_WEIGHT) if self.prediction == "x0" else 1.0
+        return weight * (self.raw(a * x + s * eps, alpha, sigma, condition) - target).square().flatten(1).mean(1)
 
 
 class Guide(nn.Module):
@@ -90,16 +98,16 @@ class Guide(nn.Module):
         which: weights of the factors in the residual, [n] or [B, n]; None for all. A factor left out is free to drift.
         """
         with torch.enable_grad():
-            x = x.detach().requires_grad_(True)
+            x = x if x.requires_grad else x.detach().requires_grad_(True)
             factors = self(x, alpha, sigma, denoiser)
             residual = (target - factors).detach() * (1 if which is None else which)
             gradient, = torch.autograd.grad((factors * residual).sum(), x)
         return gradient, residual
 
 
-def penalties(model: SCM, alpha: float, rho: float, sparsity: float) -> torch.Tensor:
-    """a h(A) + (r/2) h(A)^2 + lambda_1 |A|_1 of Eq. joint-loss, a scalar; zero for a given graph, whose mask is acyclic."""
-    weights = model.weights()
+def penalties(model: SCM, alpha: float, rho: float, sparsity: float, z: torch.Tensor | None = None) -> torch.Tensor:
+    """a h(A) + (r/2) h(A)^2 + lambda_1 |A|_1 of Eq. joint-loss, a scalar; zero for a given graph, whose mask is acyclic. A: Eq. edge-strength over `z [B, n]`, or `weights()` without it."""
+    weights = model.weights() if z is None else model.strength(z)
     h = graph.acyclicity(weights)
     return alpha * h + 0.5 * rho * h**2 + sparsity * weights.abs().sum()
 

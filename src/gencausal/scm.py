@@ -11,7 +11,11 @@ under an intervention do(z_I = c); `expected` gives each node from its own paren
 grandparents. Here do(z_i = c) sets the noise u_i that gives c, so that an intervention at the value a unit has changes nothing.
 `independent` has no mechanism, z = u: what is left when the causal model is taken away (E5).
 
-The graph is given (entries of A off the mask stay exactly 0) or learned from `acyclicity` and sparsity penalties on `weights()`.
+The graph is given (entries of A off the mask stay exactly 0) or learned from `acyclicity` and sparsity penalties on the strength of its edges,
+
+    A_ij = (E (d f_j / d z_i)^2)^{1/2}                                                  `Eq. edge-strength` (after Zheng et al. 2020)
+
+in sd of z_j per sd of z_i. The norm of a network's first layer, which stands for it there, has no scale: later layers undo what shrinks it, so that h falls to 0 on a full graph.
 """
 
 import numpy as np
@@ -42,6 +46,14 @@ class SCM(nn.Module):
     def weights(self) -> torch.Tensor:
         """Strength of every edge, [n, n], for penalties and for thresholding."""
         return self.mask
+
+    def strength(self, z: torch.Tensor) -> torch.Tensor:
+        """Strength of every edge, [n, n], over the rows of `z [B, n]` (Eq. edge-strength); differentiable in the mechanisms."""
+        with torch.enable_grad():
+            z = z.detach().requires_grad_(True)
+            expected = self.expected(z)
+            columns = [torch.autograd.grad(expected[:, j].sum(), z, create_graph=True)[0].square().mean(0) for j in range(self.n)]
+        return (torch.stack(columns, 1) + 1e-12).sqrt() * self.mask
 
     def adjacency(self, threshold: float = 0.3) -> np.ndarray:
         """Edges stronger than `threshold`, [n, n] of 0 and 1."""
@@ -210,6 +222,10 @@ class WarpedSCM(SCM):
     def weights(self) -> torch.Tensor:
         return self.edge * self.mask
 
+    def strength(self, z: torch.Tensor) -> torch.Tensor:
+        """The entries of A, which are linear in warped coordinates and have their scale."""
+        return self.weights()
+
     def _residual(self, v: torch.Tensor) -> torch.Tensor:
         """(I - A^T) v for rows of `v [B, n]`."""
         return v - v @ self.weights()
@@ -236,6 +252,9 @@ class IndependentSCM(SCM):
 
     def __init__(self, mask: np.ndarray, rng: torch.Generator | None = None, width: int = 0):
         super().__init__(np.zeros_like(np.asarray(mask)))
+
+    def strength(self, z: torch.Tensor) -> torch.Tensor:
+        return self.weights()
 
     def expected(self, z: torch.Tensor) -> torch.Tensor:
         return torch.zeros_like(z)

@@ -13,7 +13,7 @@ STATUSES = ("verified", "second-hand", "not available")
 
 @dataclass(frozen=True)
 class Difference:
-    """`method` against `against` on one metric, paired over units; holds if the interval is on the better side and the gain >= `gain`."""
+    """`method` against `against` on one metric, paired over units, or over seeds where each seed is a draw of its own (another design); holds if the interval is on the better side and the gain >= `gain`."""
 
     experiment: str
     dataset: str
@@ -21,11 +21,12 @@ class Difference:
     method: str
     against: str
     gain: float = 0.05
+    over: str = "unit"
 
 
 @dataclass(frozen=True)
 class Ratio:
-    """Mean of `method` over mean of `against`; holds if the whole interval is within `at_least` and `at_most`."""
+    """Mean of `method` over mean of `against`; holds if the whole interval is within `at_least` and `at_most`; paired over units, or over seeds where each seed is a draw of its own."""
 
     experiment: str
     dataset: str
@@ -34,6 +35,7 @@ class Ratio:
     against: str
     at_most: float | None = None
     at_least: float | None = None
+    over: str = "unit"
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 Notation: U units, a_u and b_u the seed means of `method` and `against` on unit u. The interval resamples units with replacement
 (10,000 times, a fixed stream), so it speaks of other units of the same benchmark; the seeds enter through the unit means.
 
-    difference  (1/U) sum_u (b_u - a_u) where lower is better, the opposite sign otherwise: positive is the claimed side
+    difference  (1/U) sum_u (b_u - a_u), units or (`over: seed`) seeds, where lower is better, the opposite sign otherwise: positive is the claimed side
     ratio       sum_u a_u / sum_u b_u
     value       (1/U) sum_u a_u, beside the published number
     bound       (1/U) sum_u a_u, inside bounds of ours
@@ -73,16 +73,16 @@ def judge(rule: Rule, rows: pd.DataFrame, published: float | None = None) -> Ver
         ours = _unit_means(cases, rule.method, rule.over)
         seeds = len(ours) if rule.over == "seed" else _seeds(cases, rule.method, ours.index)
         return _value(rule, ours, seeds, published) if isinstance(rule, Value) else _bound(rule, ours, seeds)
-    ours = _unit_means(cases, rule.method)
-    both = pd.concat({"a": ours, "b": _unit_means(cases, rule.against)}, axis=1)
+    over = getattr(rule, "over", "unit")
+    both = pd.concat({"a": _unit_means(cases, rule.method, over), "b": _unit_means(cases, rule.against, over)}, axis=1)
     alone = both[both.isna().any(axis=1)]
     both = both.dropna()
     if both.empty:
         return Verdict("not run", note=f"no rows of {rule.method} beside {rule.against} for {rule.metric} on {rule.dataset} ({rule.experiment})")
-    seeds = _seeds(cases, rule.method, both.index)
+    seeds = len(both) if over == "seed" else _seeds(cases, rule.method, both.index)
     made = (_difference if isinstance(rule, Difference) else _ratio)(rule, both, seeds, cases, published)
     if len(alone):
-        made = Verdict(**{**vars(made), "note": f"{made.note}; left out as unpaired: {len(alone)} of {len(alone) + len(both)} units"})
+        made = Verdict(**{**vars(made), "note": f"{made.note}; left out as unpaired: {len(alone)} of {len(alone) + len(both)} {over}s"})
     return made
 
 
@@ -98,7 +98,7 @@ def _difference(rule: Difference, both: pd.DataFrame, seeds: int, cases: pd.Data
     better = -1.0 if _lower(cases) else 1.0
     gap = better * (both["a"] - both["b"]).to_numpy()
     gain = gap.mean() / abs(both["b"].mean()) if both["b"].mean() else np.nan
-    ranks = cases.groupby(["unit", "method"])["value"].mean().unstack("method").loc[both.index].rank(axis=1, ascending=_lower(cases))
+    ranks = cases.groupby([rule.over, "method"])["value"].mean().unstack("method").loc[both.index].rank(axis=1, ascending=_lower(cases))
     extras = {
         "mean_method": both["a"].mean(), "mean_against": both["b"].mean(), "relative_gain": gain, "median_difference": float(np.median(gap)),
         "trimmed_mean_difference": float(stats.trim_mean(gap, 0.1)), "win_rate": float(np.mean(gap > 0)),

@@ -14,7 +14,7 @@ class Scenes:
     name: data set, as in the result rows. images: [N, C, H, W] float32 in [0, 1]. factors: [N, n] float64 in the units of the generator; names: of its columns.
     noise: exogenous noise of each factor, [N, n] (roots: the factor itself). graph: networkx DiGraph over names.
     train, test: row numbers, disjoint. block: row numbers inside a region of the factors that `train_outside` leaves out, so that a test row there has no
-    neighbour among the training rows.
+    neighbour among the training rows. base: what an image was made from besides its factors, [N, C, S, S], where they do not fix it.
     """
 
     name: str
@@ -26,6 +26,7 @@ class Scenes:
     train: np.ndarray = field(repr=False)
     test: np.ndarray = field(repr=False)
     block: np.ndarray = field(repr=False)
+    base: torch.Tensor | None = field(default=None, repr=False)
 
     @property
     def train_outside(self) -> np.ndarray:

@@ -1,4 +1,4 @@
-r"""Convolutional networks of images and noise levels: a small U-Net that maps a noisy image to an image, and an encoder that maps it to numbers.
+r"""Convolutional networks of images and noise levels: a small U-Net that maps a noisy image to an image, an encoder that maps it to numbers, a decoder that maps numbers to an image.
 
 Both work on patches: `pixel_unshuffle` by p turns [B, C, H, W] into [B, C p^2, H/p, W/p], so a 64 x 64 image costs what a 16 x 16 one does at p = 4. Noise levels and, where
 asked for, a condition enter every block as a scale and a shift after its second normalisation (Dhariwal and Nichol 2021). Weights are drawn from the generator given; memory is channels last.
@@ -148,6 +148,28 @@ class Encoder(nn.Module):
             if i < len(self.shrink):
                 h = self.shrink[i](h)
         return self.out(silu(self.hidden(silu(self.norm(h)).flatten(1))))
+
+
+class Decoder(nn.Module):
+    """Numbers to an image, the encoder turned round: `v [B, inputs] -> [B, C, S, S]`."""
+
+    def __init__(self, channels: int, size: int, inputs: int, rng: torch.Generator, width: int = 32, patch: int = 4, hidden: int = 256):
+        super().__init__()
+        if size % (4 * patch):
+            raise checks.InputError(f"size is {size} but must be a multiple of {4 * patch}, four patches; pad the images or take a smaller patch.")
+        self.patch, self.side, self.width = patch, size // (4 * patch), 2 * width
+        self.hidden, self.spread = nn.Linear(inputs, hidden), nn.Linear(hidden, 2 * width * self.side**2)
+        self.blocks = nn.ModuleList([Block(2 * width, 2 * width, hidden), Block(2 * width, width, hidden), Block(width, width, hidden)])
+        self.norm, self.out = nn.GroupNorm(groups(width), width), nn.Conv2d(width, channels * patch**2, 3, padding=1)
+        draw(self, rng)
+        self.to(memory_format=torch.channels_last)
+
+    def forward(self, v: torch.Tensor) -> torch.Tensor:
+        e = silu(self.hidden(v))
+        h = self.spread(e).unflatten(1, (self.width, self.side, self.side)).contiguous(memory_format=torch.channels_last)
+        for i, block in enumerate(self.blocks):
+            h = block(nn.functional.interpolate(h, scale_factor=2.0, mode="nearest") if i else h, e)
+        return pixel_shuffle(self.out(silu(self.norm(h))), self.patch)
 
 
 @torch.no_grad()

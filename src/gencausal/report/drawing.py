@@ -5,7 +5,8 @@ from markupsafe import Markup, escape
 from gencausal.report import layout
 
 # A notebook that reads another's checkpoints or rows; the ledger's notebook reads all.
-READS = {"02a_score_distillation": ("01_diffusion_pretraining",), "02b_treatment_effects": ("01_diffusion_pretraining",)}
+READS = {"02a_score_distillation": ("01_diffusion_pretraining",), "02b_treatment_effects": ("01_diffusion_pretraining",),
+         "03a_counterfactual_images": ("01b_image_diffusion",), "03b_image_benchmark": ("03a_counterfactual_images",), "03c_image_trust": ("03a_counterfactual_images",)}
 LEDGER = "06_claims"
 _WIDTH, _HEIGHT, _ACROSS, _DOWN = 244, 46, 60, 16
 

@@ -11,8 +11,17 @@ from gencausal import metrics
 from gencausal.report import layout
 
 # experiment, metric, heading: lower is better in both
-HEADLINES = (("iwdd.E0", "pehe_normalised", "Treatment effects: normalised PEHE, out of sample"),)
+HEADLINES = (("iwdd.E0", "pehe_normalised", "Treatment effects: normalised PEHE, out of sample"),
+             ("dc.E1", "acm_descendant", "Counterfactual images: error of what follows from an intervention, sd"))
 METHODS = {
+    "guided": "guided by the causal model, strength adjusts itself",
+    "diffscm": "guided by the intervened factor alone",
+    "no_guidance": "not guided: the reconstruction",
+    "guided_reversed_graph": "guided, every edge turned",
+    "guided_wrong_graph": "guided, edges among the wrong factors",
+    "causaldiffae": "diffusion autoencoder with a causal layer",
+    "causaldiffae_released": "the same with the released code's defects",
+    "cond_vae": "conditional variational autoencoder",
     "iwdd": "one-step generator, shuffled law",
     "iwdd_obs": "one-step generator, observed law",
     "iwdd_ipw": "one-step generator, inverse propensity weights",
