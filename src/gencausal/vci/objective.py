@@ -1,0 +1,143 @@
+r"""The objective of VCI on cells (spec vci, 2.2 and 2.3), in the notation of `networks`.
+
+With y' = E p(y' | z, t') the model's own counterfactual under a drawn treatment t', maximise
+
+    J = w0 E_q log p(y | z, t)  +  w1 log p(y' | x, t')  -  w2 D[ q(z | y, x, t) || q(z | y', x, t') ]               `Eq. vci`
+
+    L0 = - mean over draws, cells and genes of log p(y | z, t)                                                       `Eq. reconstruction`
+    L1 = - mean_i mean_j mean_g log N(y'_ig; y_ijg, 1),  j over m cells of the same covariates observed under t'      `Eq. match`
+    L2 = mean over cells of the sum over latents of D                                                                `Eq. divergence`
+
+L0 and L1 are means over elements, L2 is a sum over latents: the published weights mean something only on these scales. There is no divergence to a prior.
+The divergence exists in the form of the public code, which lacks 1 / var_2 on the squared difference of the means, and in the exact form of two Gaussians.
+
+A conditional VAE is w1 = w2 = 0 with a divergence to N(0, 1) added (`prior`), an autoencoder w1 = w2 = 0 alone.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+from gencausal.vci.networks import FLOOR, CellNetworks
+
+FORMS = ("official", "exact")
+HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
+
+
+def divergence(mean_1: torch.Tensor, scale_1: torch.Tensor, mean_2: torch.Tensor, scale_2: torch.Tensor, form: str = "official") -> torch.Tensor:
+    r"""D between two diagonal Gaussians, summed over the last axis (Eq. divergence): with r = 2 ln(sigma_1 / sigma_2) and delta = mu_1 - mu_2,
+
+    official  -1/2 sum [1 + r - delta^2 - e^r],   exact  -1/2 sum [1 + r - delta^2 / sigma_2^2 - e^r],
+
+    equal where sigma_2 = 1 or delta = 0, both zero at equal arguments and never negative (spec vci, 2.3 and defect 1).
+    """
+    ratio = 2 * (scale_1.log() - scale_2.log())
+    squared = (mean_1 - mean_2).square()
+    if form == "exact":
+        squared = squared / scale_2.square()
+    return -0.5 * (1 + ratio - squared - ratio.exp()).sum(-1)
+
+
+def match(outcome_cf: torch.Tensor, mean: torch.Tensor, square: torch.Tensor, matched: torch.Tensor) -> torch.Tensor:
+    r"""L1, one value a network (Eq. match).
+
+    outcome_cf: y' [S, B, G]; mean: of the matched cells of each cell, [S, B, G]; square: mean over them and over genes of y^2, [S, B]; matched: whether a cell has any, [S, B].
+    Since mean_j (y' - y_j)^2 = (y' - mean)^2 + mean_j y_j^2 - mean^2, two moments say all that the m cells say. Cells without a match count in neither sum nor mean; a batch without any gives 0.
+    """
+    squared = (outcome_cf - mean).square().mean(-1) + square - mean.square().mean(-1)
+    count = matched.sum(-1)
+    total = torch.where(matched, 0.5 * squared + HALF_LOG_2PI, 0.0).sum(-1)
+    return torch.where(count > 0, total / count.clamp(min=1), 0.0)
+
+
+class _GaussianHead(torch.autograd.Function):
+    """`gaussian_head` with its gradient written out, draw by draw, so that the [M, B, 2 G] outputs of the head never stand in memory at once."""
+
+    @staticmethod
+    def forward(ctx, hidden, weight, bias, outcome):
+        S, M, B, width = hidden.shape
+        G = outcome.shape[-1]
+        needs = any(ctx.needs_input_grad)
+        grad_hidden = torch.empty_like(hidden) if needs else None
+        grad_weight, grad_bias = (torch.zeros_like(weight), torch.zeros_like(bias)) if needs else (None, None)
+        total = hidden.new_zeros(S)
+        step = 1 / (M * B * G)
+        for draw in range(M):
+            h = hidden[:, draw]
+            out = torch.baddbmm(bias, h, weight)
+            loc, raw = out[..., :G], out[..., G:]
+            scale = torch.nn.functional.softplus(raw).add_(FLOOR)
+            precision = scale.reciprocal()
+            error = (outcome - loc).mul_(precision)  # standardised
+            squared = error.square()
+            total += torch.add(scale.log(), squared, alpha=0.5).sum((1, 2))
+            if needs:
+                torch.mul(squared.neg_().add_(1).mul_(precision), raw.sigmoid_(), out=raw)
+                torch.mul(error, precision, out=loc).neg_()
+                grad_hidden[:, draw] = torch.bmm(out, weight.mT)
+                grad_weight.baddbmm_(h.mT, out)
+                grad_bias += out.sum(1, keepdim=True)
+        if needs:
+            ctx.save_for_backward(grad_hidden.mul_(step), grad_weight.mul_(step), grad_bias.mul_(step))
+        return total * step + HALF_LOG_2PI
+
+    @staticmethod
+    def backward(ctx, grad):
+        grad_hidden, grad_weight, grad_bias = ctx.saved_tensors
+        return grad.view(-1, 1, 1, 1) * grad_hidden, grad.view(-1, 1, 1) * grad_weight, grad.view(-1, 1, 1) * grad_bias, None
+
+
+def gaussian_head(hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, outcome: torch.Tensor) -> torch.Tensor:
+    """L0, one value a network (Eq. reconstruction, Eq. decoder), from the decoder's last hidden layer: `hidden [S, M, B, width]`, head `weight [S, width, 2 G], bias [S, 1, 2 G]`, `outcome [S, B, G]`.
+
+    Equal to minus the mean log density of Normal(loc, softplus(raw) + 0.001); no gradient to the outcome.
+    """
+    return _GaussianHead.apply(hidden, weight, bias, outcome)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Cells with a drawn treatment and their matches; shapes as in `networks` and `match`.
+
+    outcome [S, B, G], treatment [S, B, T], covariates [S, B, C]; treatment_cf [S, B, T] drawn; matched_mean [S, B, G], matched_square [S, B], matched [S, B] bool;
+    eps [S, M + 1, B, L]: standard normal noise of the M draws of the reconstruction and of the one of the counterfactual.
+    """
+
+    outcome: torch.Tensor
+    treatment: torch.Tensor
+    covariates: torch.Tensor
+    treatment_cf: torch.Tensor
+    matched_mean: torch.Tensor
+    matched_square: torch.Tensor
+    matched: torch.Tensor
+    eps: torch.Tensor
+
+
+def terms(networks: CellNetworks, batch: Batch, weights: torch.Tensor, form: str = "official", evaluator: CellNetworks | None = None, detach_encode: bool = False) -> dict[str, torch.Tensor]:
+    """The weighted terms of one step, each [S] (Eq. vci); their sum is minimised.
+
+    weights: [4, S], w0, w1, w2 and the weight of the divergence to N(0, 1); evaluator: a frozen copy whose encoder evaluates both arguments of L2 (as published for images), the
+    live encoder if None (as for cells); detach_encode: L2 sees a latent drawn without gradient to the encoder, so that it trains the decoder alone. A term whose weight is zero in every network is not computed.
+    """
+    w0, w1, w2, prior = weights
+    mean, scale = networks.encode(batch.outcome, batch.treatment, batch.covariates)
+    latents = torch.addcmul(mean[:, None], scale[:, None], batch.eps)  # [S, M + 1, B, L]
+    S, M, B = latents.shape[0], latents.shape[1] - 1, latents.shape[2]
+    hidden = networks.hidden(latents[:, :-1].flatten(1, 2), batch.treatment[:, None].expand(-1, M, -1, -1).flatten(1, 2))
+    head = networks.decoder_head
+    found = {"reconstruction": w0 * gaussian_head(hidden.unflatten(1, (M, B)), head.weight, head.bias, batch.outcome)}
+    if w1.any() or w2.any():
+        outcome_cf = networks.mean(networks.hidden(latents[:, -1], batch.treatment_cf))
+        if w1.any():
+            found["supervision"] = w1 * match(outcome_cf, batch.matched_mean, batch.matched_square, batch.matched)
+        if w2.any():
+            if detach_encode:
+                outcome_cf = networks.mean(networks.hidden(latents[:, -1].detach(), batch.treatment_cf))
+            if evaluator is not None:
+                mean, scale = evaluator.encode(batch.outcome, batch.treatment, batch.covariates)
+            again = (evaluator or networks).encode(outcome_cf, batch.treatment_cf, batch.covariates)
+            found["divergence"] = w2 * divergence(mean, scale, *again, form).mean(-1)
+    if prior.any():
+        found["prior"] = prior * divergence(mean, scale, torch.zeros_like(mean), torch.ones_like(scale), "exact").mean(-1)
+    return found
