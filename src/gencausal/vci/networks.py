@@ -18,6 +18,7 @@ from gencausal.nn.mlp import StackedLinear
 
 FLOOR = 0.001
 NORMS = ("batch", "layer", "none")
+LIKELIHOODS = ("normal", "bernoulli", "negative_binomial")
 
 
 class Norm(nn.Module):
@@ -71,14 +72,14 @@ class CellNetworks(nn.Module):
 
     genes, treatments: G and T; blocks: widths of the one-hot covariates; width, latent, embedding, covariate_embedding: layer sizes; relu_heads: the
     encoder's heads end in a ReLU as published; norm: one of `NORMS`; sees_treatment: whether the encoder reads the treatment (off for an adversarial autoencoder);
-    sees_covariates: whether it reads the covariates.
+    sees_covariates: whether it reads the covariates. likelihood: law of an outcome, one of `LIKELIHOODS` (`objective.log_likelihood`); counts enter the encoder as log(1 + y).
     """
 
     def __init__(self, stack: int, genes: int, treatments: int, blocks: tuple[int, ...], rng: torch.Generator, width: int = 128, latent: int = 128, embedding: int = 256,
-                 covariate_embedding: int = 16, relu_heads: bool = True, norm: str = "batch", sees_treatment: bool = True, sees_covariates: bool = True):
+                 covariate_embedding: int = 16, relu_heads: bool = True, norm: str = "batch", sees_treatment: bool = True, sees_covariates: bool = True, likelihood: str = "normal"):
         super().__init__()
         self.blocks, self.latent, self.relu_heads, self.genes = tuple(blocks), latent, relu_heads, genes
-        self.sees_treatment, self.sees_covariates = sees_treatment, sees_covariates
+        self.sees_treatment, self.sees_covariates, self.likelihood = sees_treatment, sees_covariates, likelihood
         self.embed = StackedLinear(stack, genes, embedding, rng)
         self.embed_covariates = nn.ModuleList(StackedLinear(stack, b, covariate_embedding, rng) for b in (blocks if sees_covariates else ()))
         inner = embedding + treatments * sees_treatment + covariate_embedding * len(self.embed_covariates)
@@ -89,7 +90,7 @@ class CellNetworks(nn.Module):
 
     def encode(self, outcome: torch.Tensor, treatment: torch.Tensor, covariates: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean and standard deviation [S, B, L] of q(z | y, x, t) (Eq. encoder): `outcome [S, B, G], treatment [S, B, T], covariates [S, B, C]`."""
-        parts = [self.embed(outcome)] + ([treatment] if self.sees_treatment else [])
+        parts = [self.embed(outcome.log1p() if self.likelihood == "negative_binomial" else outcome)] + ([treatment] if self.sees_treatment else [])
         if self.sees_covariates:
             parts += [embed(block) for embed, block in zip(self.embed_covariates, covariates.split(self.blocks, -1))]
         heads = self.encoder_head(self.encoder(torch.cat(parts, -1)))
@@ -103,14 +104,14 @@ class CellNetworks(nn.Module):
         return self.decoder(torch.cat([latent, treatment], -1))
 
     def mean(self, hidden: torch.Tensor) -> torch.Tensor:
-        """loc [S, N, G] alone, without the cost of the scale."""
+        """E[y | z, t], [S, N, G], without the cost of the second head."""
         G = self.genes
-        return torch.baddbmm(self.decoder_head.bias[..., :G], hidden, self.decoder_head.weight[..., :G])
+        loc = torch.baddbmm(self.decoder_head.bias[..., :G], hidden, self.decoder_head.weight[..., :G])
+        return {"normal": lambda: loc, "bernoulli": loc.sigmoid, "negative_binomial": lambda: softplus(loc) + FLOOR}[self.likelihood]()
 
-    def decode(self, latent: torch.Tensor, treatment: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """loc and scale [S, N, G] of p(y | z, t) (Eq. decoder)."""
-        loc, raw = self.decoder_head(self.hidden(latent, treatment)).chunk(2, -1)
-        return loc, softplus(raw) + FLOOR
+    def decode(self, latent: torch.Tensor, treatment: torch.Tensor) -> torch.Tensor:
+        """Both heads [S, N, 2 G] of p(y | z, t), as `objective.log_likelihood` reads them: of a normal law loc and raw (Eq. decoder)."""
+        return self.decoder_head(self.hidden(latent, treatment))
 
     def predict(self, outcome: torch.Tensor, treatment: torch.Tensor, covariates: torch.Tensor, treatment_cf: torch.Tensor) -> torch.Tensor:
         """Counterfactual outcome [S, B, G]: encoder mean, then decoder mean under `treatment_cf`."""

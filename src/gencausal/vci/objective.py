@@ -18,6 +18,7 @@ import math
 from dataclasses import dataclass
 
 import torch
+from torch.nn.functional import softplus
 
 from gencausal.vci.networks import FLOOR, CellNetworks
 
@@ -45,7 +46,8 @@ def match(outcome_cf: torch.Tensor, mean: torch.Tensor, square: torch.Tensor, ma
     outcome_cf: y' [S, B, G]; mean: of the matched cells of each cell, [S, B, G]; square: mean over them and over genes of y^2, [S, B]; matched: whether a cell has any, [S, B].
     Since mean_j (y' - y_j)^2 = (y' - mean)^2 + mean_j y_j^2 - mean^2, two moments say all that the m cells say. Cells without a match count in neither sum nor mean; a batch without any gives 0.
     """
-    squared = (outcome_cf - mean).square().mean(-1) + square - mean.square().mean(-1)
+    error = outcome_cf - mean
+    squared = (error * error).mean(-1) + square - (mean * mean).mean(-1)
     count = matched.sum(-1)
     total = torch.where(matched, 0.5 * squared + HALF_LOG_2PI, 0.0).sum(-1)
     return torch.where(count > 0, total / count.clamp(min=1), 0.0)
@@ -67,10 +69,10 @@ class _GaussianHead(torch.autograd.Function):
             h = hidden[:, draw]
             out = torch.baddbmm(bias, h, weight)
             loc, raw = out[..., :G], out[..., G:]
-            scale = torch.nn.functional.softplus(raw).add_(FLOOR)
+            scale = softplus(raw).add_(FLOOR)
             precision = scale.reciprocal()
             error = (outcome - loc).mul_(precision)  # standardised
-            squared = error.square()
+            squared = error * error
             total += torch.add(scale.log(), squared, alpha=0.5).sum((1, 2))
             if needs:
                 torch.mul(squared.neg_().add_(1).mul_(precision), raw.sigmoid_(), out=raw)
@@ -96,12 +98,30 @@ def gaussian_head(hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor
     return _GaussianHead.apply(hidden, weight, bias, outcome)
 
 
+def log_likelihood(kind: str, heads: torch.Tensor, outcome: torch.Tensor) -> torch.Tensor:
+    r"""log p(y | z, t) of every element [..., G] from the decoder's two `heads [..., 2 G]` = (a, b) (Eq. outcome-laws; spec vci, 2.3):
+
+    normal             N(a, (softplus(b) + 0.001)^2)
+    bernoulli          y a - softplus(a), outcomes in [0, 1]; b is not used
+    negative_binomial  mean m = softplus(a) + 0.001, inverse dispersion r = softplus(b) + 0.001, outcomes counts (Var y = m + m^2 / r)
+    """
+    a, b = heads.chunk(2, -1)
+    if kind == "bernoulli":
+        return outcome * a - softplus(a)
+    b = softplus(b) + FLOOR
+    if kind == "normal":
+        return -0.5 * ((outcome - a) / b).square() - b.log() - HALF_LOG_2PI
+    m = softplus(a) + FLOOR
+    total = (m + b).log()
+    return torch.lgamma(outcome + b) - torch.lgamma(b) - torch.lgamma(outcome + 1) + b * (b.log() - total) + outcome * (m.log() - total)
+
+
 @dataclass(frozen=True)
 class Batch:
     """Cells with a drawn treatment and their matches; shapes as in `networks` and `match`.
 
     outcome [S, B, G], treatment [S, B, T], covariates [S, B, C]; treatment_cf [S, B, T] drawn; matched_mean [S, B, G], matched_square [S, B], matched [S, B] bool;
-    eps [S, M + 1, B, L]: standard normal noise of the M draws of the reconstruction and of the one of the counterfactual.
+    eps [S, M + 1, B, L]: standard normal noise of the M draws of the reconstruction and of the one of the counterfactual. For counts the moments of the matches are those of log(1 + y).
     """
 
     outcome: torch.Tensor
@@ -126,18 +146,22 @@ def terms(networks: CellNetworks, batch: Batch, weights: torch.Tensor, form: str
     S, M, B = latents.shape[0], latents.shape[1] - 1, latents.shape[2]
     hidden = networks.hidden(latents[:, :-1].flatten(1, 2), batch.treatment[:, None].expand(-1, M, -1, -1).flatten(1, 2))
     head = networks.decoder_head
-    found = {"reconstruction": w0 * gaussian_head(hidden.unflatten(1, (M, B)), head.weight, head.bias, batch.outcome)}
+    if networks.likelihood == "normal":
+        loss = gaussian_head(hidden.unflatten(1, (M, B)), head.weight, head.bias, batch.outcome)
+    else:
+        loss = -log_likelihood(networks.likelihood, head(hidden).unflatten(1, (M, B)), batch.outcome[:, None]).mean((1, 2, 3))
+    found = {"reconstruction": w0 * loss}
     if w1.any() or w2.any():
         outcome_cf = networks.mean(networks.hidden(latents[:, -1], batch.treatment_cf))
         if w1.any():
-            found["supervision"] = w1 * match(outcome_cf, batch.matched_mean, batch.matched_square, batch.matched)
+            compared = outcome_cf.log1p() if networks.likelihood == "negative_binomial" else outcome_cf
+            found["supervision"] = w1 * match(compared, batch.matched_mean, batch.matched_square, batch.matched)
         if w2.any():
             if detach_encode:
                 outcome_cf = networks.mean(networks.hidden(latents[:, -1].detach(), batch.treatment_cf))
-            if evaluator is not None:
-                mean, scale = evaluator.encode(batch.outcome, batch.treatment, batch.covariates)
+            first = (mean, scale) if evaluator is None else evaluator.encode(batch.outcome, batch.treatment, batch.covariates)
             again = (evaluator or networks).encode(outcome_cf, batch.treatment_cf, batch.covariates)
-            found["divergence"] = w2 * divergence(mean, scale, *again, form).mean(-1)
+            found["divergence"] = w2 * divergence(*first, *again, form).mean(-1)
     if prior.any():
         found["prior"] = prior * divergence(mean, scale, torch.zeros_like(mean), torch.ones_like(scale), "exact").mean(-1)
     return found
