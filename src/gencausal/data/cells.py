@@ -92,7 +92,7 @@ def load(name: str, genes: int | None = None, held: Sequence[tuple[str, str]] = 
 
     held: (stratum, condition) groups, by name, that lie in test alone. genes: how many (default: 1,000 for kang, all that the file holds for the others), by `rule` (one of RULES) from the training rows.
     """
-    return _as_table(anndata_of(name), name, SOURCES[name].genes if genes is None else genes, held, unit, rule)
+    return as_table(anndata_of(name), name, SOURCES[name].genes if genes is None else genes, held, unit, rule)
 
 
 def folds(name: str, genes: int | None = None, rule: str = "seurat") -> list[CellTable]:
@@ -103,7 +103,7 @@ def folds(name: str, genes: int | None = None, rule: str = "seurat") -> list[Cel
     """
     cells = anndata_of(checks.choice(name, "name", [n for n in NAMES if n != "mcfaline"]))
     genes = SOURCES[name].genes if genes is None else genes
-    return [_as_table(cells, name, genes, held, unit, rule) for unit, held in held_out(name, cells).items()]
+    return [as_table(cells, name, genes, held, unit, rule) for unit, held in held_out(name, cells).items()]
 
 
 def held_out(name: str, cells) -> dict[str, list[tuple[str, str]]]:
@@ -163,8 +163,8 @@ def _strata(cells) -> pd.Series:
     return cells.obs[list(cells.uns["covariates"])].agg(" ".join, axis=1)
 
 
-def _as_table(cells, name: str, genes: int | None, held: Sequence[tuple[str, str]], unit: str, rule: str) -> CellTable:
-    """AnnData as `anndata_of` makes it, as a table; `load` says what the arguments mean."""
+def as_table(cells, name: str, genes: int | None = None, held: Sequence[tuple[str, str]] = (), unit: str = "all", rule: str = "seurat") -> CellTable:
+    """AnnData made up as `anndata_of` says, as a table; the arguments are those of `load`. A condition A+B gets the sum of the columns of A and B; every dose is 1."""
     control, columns = cells.uns["control"], list(cells.uns["covariates"])
     conditions = (control, *sorted(set(cells.obs["condition"]) - {control}))
     condition = pd.Index(conditions).get_indexer(cells.obs["condition"])
