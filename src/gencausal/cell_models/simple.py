@@ -116,8 +116,9 @@ def _mean_known(profiles: np.ndarray) -> np.ndarray:
 
 
 def _ridge(table: CellTable, seed: int) -> Predict:
-    """Eq. ridge: coefficients B of (F'F + penalty) B = F'Y on centred features F = [x, t] and outcomes."""
-    features = np.concatenate([table.covariates, table.treatment], axis=1).astype(np.float64)
+    """Eq. ridge: coefficients B of (F'F + penalty) B = F'Y on centred features F = [x, t] and outcomes; the control has no column, so that effects are measured from it and those of parts add up."""
+    effects = table.condition_treatment[table.control] == 0
+    features = np.concatenate([table.covariates, table.treatment[:, effects]], axis=1).astype(np.float64)
     fit_rows, held = split_validation(table, SHARE, seeding.numpy_generator(seed, "cells-ridge"))
 
     def solve(rows: np.ndarray, penalties: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -132,6 +133,6 @@ def _ridge(table: CellTable, seed: int) -> Predict:
     ((weights, constant),) = solve(table.train, PENALTIES[[int(np.argmin(errors))]])
 
     def predict(outcome: np.ndarray, treatment: np.ndarray, covariates: np.ndarray, treatment_cf: np.ndarray) -> np.ndarray:
-        return np.concatenate([covariates, treatment_cf], axis=1) @ weights + constant
+        return np.concatenate([covariates, np.asarray(treatment_cf)[:, effects]], axis=1) @ weights + constant
 
     return predict
