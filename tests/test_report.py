@@ -15,8 +15,8 @@ import pytest
 from bs4 import BeautifulSoup
 from PIL import Image
 
-from gencausal import claims, paths, report
-from gencausal.report import clean, drawing, figures, layout, maths, overview, pages, site
+from gencausal import claims, paths, provenance, report
+from gencausal.report import clean, drawing, figures, layout, maths, overview, pages, restored, site
 
 HOSTILE = '<script>alert(1)</script><img src=x onerror="alert(2)"><a href="javascript:alert(3)">x</a><style>*{display:none}</style>'
 
@@ -474,3 +474,164 @@ def test_publishing_refuses_with_one_sentence_and_writes_nothing(full, what, tol
 def test_only_the_full_profile_is_published(full):
     with pytest.raises(ValueError, match="Only profile full"):
         report.publish("laptop")
+
+
+# --- published pages taken up again
+
+def everything(folder):
+    return {file.relative_to(folder).as_posix(): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+@pytest.fixture
+def published(full):
+    """A published study whose build/ is gone, as in a fresh clone; returns the root."""
+    report.publish("full")
+    for command in (["add", "-A"], ["-c", "user.name=A", "-c", "user.email=a@example.org", "commit", "-qm", "Publish"]):
+        subprocess.run(["git", *command], cwd=full, check=True)
+    shutil.rmtree(full / "build")
+    return full
+
+
+def edit(file, old, new):
+    text = file.read_text(encoding="utf-8")
+    assert old in text
+    file.write_text(text.replace(old, new), encoding="utf-8")
+
+
+def test_restored_reports_are_the_same_bytes(full):
+    """Every file, rendered from notebooks and then from what was published, in reports/ and in build/ (other links)."""
+    cells = made_study.notebooks("full")["01_diffusion_pretraining"]
+    made_study.write_notebook("01_diffusion_pretraining", "full", [*cells, made_study.text("late", "## A heading with $x$ & more\n\n[not there yet](05_cond_fip.ipynb)")])
+    before = everything(report.publish("full").parent)
+    built = everything(report.build("full").parent)
+    assert len(before) == len(built) == 8
+    shutil.rmtree(full / "build")
+    assert report.restore() == [f"{name}: restored{'' if name.startswith('02a') else ', without rows of its own'}" for name in made_study.SOURCES if not name.startswith("04")]
+    study = site.read("full")
+    assert {study.state(name) for name in study.notebooks} == {"completed"} and study.pages["02a_score_distillation"].claims["iwdd.C5"][0] == "claims"
+    assert everything(report.build("full").parent) == built
+    assert everything(report.publish("full").parent) == before and everything(report.publish("full").parent) == before
+
+
+def test_restored_claims_are_judged_anew(published):
+    """A changed rule changes the card, the index and the table; the page around the card stays."""
+    report.restore()
+    edit(published / "claims.yaml", "at_most: 1.05", "at_most: 0.9")
+    folder = report.build("full").parent
+    card = soup(folder / "02a_score_distillation.html").find(id="claim-iwdd.C5")
+    assert "refuted" in card.get_text() and "refuted" in soup(folder / "index.html").find(id="claim-iwdd.C5").get_text()
+    assert "reproduced" in soup(published / "reports" / "02a_score_distillation.html").find(id="claim-iwdd.C5").get_text()
+
+
+def test_a_new_notebook_joins_the_restored_ones_and_gets_its_links(published):
+    """Links to a page that was not there come to life; what was run here wins over the published page."""
+    made_study.write_notebook("04_variational_causal_inference", "full", [made_study.text("title", "# New"), made_study.code("a", "1")])
+    (published / "notebooks" / "04_variational_causal_inference.py").write_text(made_study.HEADER + "1\n", encoding="utf-8")
+    paths.write_whole(paths.build("full") / "provenance" / "04_variational_causal_inference.json", json.dumps(made_study.record("04_variational_causal_inference", "full")))
+    made_study.write_notebook("00_overview", "full", [made_study.text("title", "# My own"), made_study.code("a", "1")])
+    paths.write_whole(paths.build("full") / "provenance" / "00_overview.json", json.dumps(made_study.record("00_overview", "full")))
+    assert report.restore()[0] == "00_overview: kept as it was run here (00_overview.ipynb)"
+    subprocess.run(["git", "add", "-A"], cwd=published, check=True)
+    subprocess.run(["git", "-c", "user.name=A", "-c", "user.email=a@example.org", "commit", "-qm", "Add"], cwd=published, check=True)
+    folder = report.publish("full").parent
+    assert soup(folder / "00_overview.html").h1.get_text() == "My own" and soup(folder / "04_variational_causal_inference.html").h1.get_text() == "New"
+    assert soup(folder / "02a_score_distillation.html").find("a", rel="next")["href"] == "04_variational_causal_inference.html"
+
+
+def test_lost_links_of_a_published_page_come_to_life(full):
+    made_study.write_notebook("00_overview", "full", [made_study.text("title", "# T\n\n[later](04_variational_causal_inference.ipynb)"), made_study.code("a", "1")])
+    link = soup(report.publish("full").parent / "00_overview.html").main.find("a", string="later")
+    assert link.get("href") is None
+    shutil.rmtree(full / "build")
+    report.restore()
+    made_study.write_notebook("04_variational_causal_inference", "full", [made_study.text("title", "# New"), made_study.code("a", "1")])
+    assert soup(report.build("full").parent / "00_overview.html").main.find("a", string="later")["href"] == "04_variational_causal_inference.html"
+
+
+def test_what_changed_since_it_was_published_is_left_out(published):
+    edit(published / "notebooks" / "02a_score_distillation.py", "1\n", "2\n")
+    assert "02a_score_distillation: left out, notebooks/02a_score_distillation.py changed since; run `gencausal run 02a_score_distillation --profile full`" in report.restore()
+    assert site.read("full").state("02a_score_distillation") == "not run" and not (paths.build("full") / "results" / "02a_score_distillation.csv").exists()
+
+
+@pytest.mark.parametrize("what", ["source", "rows", "rules", "ledger"])
+def test_publishing_refuses_a_restored_page_that_is_stale(published, what):
+    """Its notebook changed after it was restored, or it shows the ledger (or other notebooks' rows) and those have changed."""
+    edit(published / "notebooks" / "06_claims.py", "1\n", "from gencausal import claims\nclaims.evaluate('full')\n")
+    record = made_study.record("06_claims", "full", modules={path.as_posix(): provenance.code_sha256(path) for path in provenance.modules("06_claims")})
+    book = json.loads((published / "reports" / "provenance.json").read_text(encoding="utf-8"))
+    book["notebooks"]["06_claims"] = record
+    paths.write_whole(published / "reports" / "provenance.json", json.dumps(book))
+    report.restore()
+    name, told = "06_claims", "claims.yaml"
+    if what == "source":
+        name, told = "00_overview", "notebooks/00_overview.py"
+        edit(published / "notebooks" / "00_overview.py", "1\n", "2\n")
+    elif what == "rows":
+        claims.record(made_study.rows("full", units=9), notebook="01_diffusion_pretraining", profile="full")
+        (paths.build("full") / "results" / "02a_score_distillation.csv").unlink()
+        told = "results/01_diffusion_pretraining.csv"
+    elif what == "rules":
+        edit(published / "claims.yaml", "at_most: 1.05", "at_most: 0.9")
+        paths.write_whole(published / "reports" / "provenance.json", json.dumps({key: value for key, value in book.items() if key != "ledger"}))
+    else:
+        edit(published / "claims.yaml", "planned: experiment E1", "planned: experiment E2")
+    subprocess.run(["git", "add", "-A"], cwd=published, check=True)
+    subprocess.run(["git", "-c", "user.name=A", "-c", "user.email=a@example.org", "commit", "-qm", "Change"], cwd=published, check=True)
+    before = everything(published / "reports")
+    with pytest.raises(ValueError, match=f"{name} was made by another state of {told}: rerun it") as raised:
+        report.publish("full")
+    assert "\n" not in str(raised.value) and everything(published / "reports") == before
+
+
+@pytest.mark.parametrize(("file", "old", "new", "told"), [
+    ("01_diffusion_pretraining.html", "The closed form is reached to three digits.", "It is reached to ten digits.", "01_diffusion_pretraining.html is not as it was published"),
+    ("01_diffusion_pretraining.html", "<h1>Diffusion", "<h1>Confusion", "01_diffusion_pretraining.html is not as it was published"),
+    ("02a_score_distillation.html", "<code>iwdd.C4</code>", "<code>iwdd.C8</code>", "02a_score_distillation.html is not as it was published"),
+    ("02a_score_distillation.html", '<p class="face">', '<p class="fact">', "02a_score_distillation.html is no page of a notebook"),
+    ("provenance.json", '"01_diffusion_pretraining": {', '"01_other": {', "no record of 01_diffusion_pretraining"),
+    ("provenance.json", '"notebooks"', "notebooks", "provenance.json cannot be read"),
+    ("provenance.json", None, None, "There are no published reports to restore"),
+    ("01_diffusion_pretraining.html", None, None, "01_diffusion_pretraining.html is missing"),
+])
+def test_restoring_refuses_in_one_sentence_and_writes_nothing(published, file, old, new, told):
+    if old is None:
+        (published / "reports" / file).unlink()
+    else:
+        edit(published / "reports" / file, old, new)
+    with pytest.raises(ValueError, match=told) as raised:
+        report.restore()
+    assert "\n" not in str(raised.value) and not (published / "build").exists()
+
+
+def test_a_page_that_is_changed_after_restoring_is_refused(published):
+    report.restore()
+    edit(published / "reports" / "01_diffusion_pretraining.html", "reached to three digits", "reached to ten digits")
+    with pytest.raises(ValueError, match="01_diffusion_pretraining.html is not as it was published: check it out anew, or run"):
+        report.build("full")
+
+
+def test_reports_without_digests_are_held_against_the_commit(published):
+    """Reports of before digests were published: the page must be the committed one."""
+    book = json.loads((published / "reports" / "provenance.json").read_text(encoding="utf-8"))
+    paths.write_whole(published / "reports" / "provenance.json", json.dumps({key: value for key, value in book.items() if key not in ("pages", "ledger")}))
+    assert len(report.restore()) == 4
+    edit(published / "reports" / "01_diffusion_pretraining.html", "reached to three digits", "reached to ten digits")
+    with pytest.raises(ValueError, match="is not as it was published"):
+        report.restore()
+
+
+def test_a_restored_page_needs_its_claims_in_the_ledger(published):
+    report.restore()
+    edit(published / "claims.yaml", "key: iwdd.C8", "key: iwdd.C9")
+    with pytest.raises(ValueError, match="02a_score_distillation shows claim iwdd.C8, which claims.yaml lacks: run"):
+        site.read("full")
+
+
+def test_records_come_back_in_the_order_of_a_run(monkeypatch, root):
+    """JSON with sorted keys loses the order of parameters (the notebook's) and of packages (without case), which the page prints."""
+    (root / "notebooks" / "00_overview.py").write_text(made_study.HEADER.replace("# %%\n", '# %% tags=["parameters"]\n') + 'profile = "smoke"\nsteps = 1\nalpha = 0.5\n', encoding="utf-8")
+    record = made_study.record("00_overview", "full", parameters={"profile": "full", "steps": 2, "alpha": 0.1}, versions={"econml": "1", "Pillow": "2", "torch": "3"})
+    paths.write_whole(root / "reports" / "provenance.json", json.dumps({"notebooks": {"00_overview": record}}, sort_keys=True))
+    made = restored.read_published()["notebooks"]["00_overview"]
+    assert made == record and list(made["parameters"]) == ["profile", "steps", "alpha"] and list(made["versions"]) == ["econml", "Pillow", "torch"]

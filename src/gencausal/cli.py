@@ -60,6 +60,12 @@ def _parser() -> argparse.ArgumentParser:
         "The exit status is 1 where a claim published as reproduced is refuted by this run: its interval lies on the other side."))
     profile(made, "laptop")
 
+    command("restore", _restore, "fill build/full/ from the published reports/", description=(
+        "Put rows and run records of the published notebooks back under build/full/, so that one notebook can be run anew or added without running all. "
+        "Notebooks that were not run here then keep their published page: its text, code, outputs and figures; claims are judged from the rows. "
+        "What was run here stays. A notebook that changed since it was published is left out. "
+        "Then: gencausal run NAME --profile full, the notebooks that read all rows (00_overview, 06_claims), and gencausal publish."))
+
     made = command("publish", _publish, "copy a finished full run of a clean commit to reports/")
     profile(made, "full")
     return parser
@@ -129,6 +135,13 @@ def _compare(arguments: argparse.Namespace) -> int:
     text, status = claims.compare(arguments.profile)
     print(text)
     return status
+
+
+def _restore(arguments: argparse.Namespace) -> int:
+    from gencausal import report
+
+    print("\n".join(report.restore()))
+    return 0
 
 
 def _publish(arguments: argparse.Namespace) -> int:

@@ -2,6 +2,7 @@
 
     index = report.build("smoke")      # build/smoke/reports/index.html
     index = report.publish("full")     # reports/index.html, the committed one
+    report.restore()                   # in a fresh clone: build/full/ from reports/, so that one new notebook can be run and published
 
 Pages are whole files without a script or an address to load; formulas are MathML, figures carry their description, and
 data can put nothing into a page but text. Level 7: reads results, the ledger and run records, never a model.
@@ -13,8 +14,9 @@ from pathlib import Path
 
 from gencausal import paths, provenance
 from gencausal.report import site
+from gencausal.report.restored import restore
 
-__all__ = ["build", "publish"]
+__all__ = ["build", "publish", "restore"]
 
 PAGE_LIMIT, FOLDER_LIMIT = 2 * 1024**2, 15 * 1024**2  # bytes
 PUBLISHED = "full"
@@ -50,7 +52,7 @@ def publish(profile: str) -> Path:
             raise ValueError(f"Notebook {name} is {study.state(name)} in profile {profile}: run `gencausal run {name} --profile {profile}` to its end, then publish.")
         if study.pages[name].undescribed:
             raise ValueError(f"Notebook {name} has a figure without alt text in cell {study.pages[name].undescribed[0]}: give display(figure, metadata=...) an alt, rerun, then publish.")
-        stale = provenance.stale(study.records[name])
+        stale = provenance.stale(study.records[name]) or study.outdated.get(name)
         if stale:
             raise ValueError(f"Notebook {name} was made by another state of {stale}: rerun it with `gencausal run {name} --profile {profile}`, then publish.")
     target = paths.root() / "reports"

@@ -65,6 +65,12 @@ def cards(profile: str) -> dict[str, dict]:
     return {claim.key: bundle.make(claim, claims.verdict(claim, rows), profile)[claims.MIME] for claim in claims.ledger()}
 
 
+def card(content: dict, claim: claims.Claim | None) -> str:
+    """The card of one judged claim (`content` as in its bundle), with what the ledger says of it."""
+    told = {"statement": claim.statement, "source": f"{claim.paper}; {claim.source}", "measured": overview.measured(claim)} if claim else {}
+    return layout.render("claim.html.j2", claim=content | told)
+
+
 def _plain(html: str) -> str:
     return _TOKEN.sub("", BeautifulSoup(html, "html.parser").get_text())
 
@@ -137,10 +143,8 @@ class ReportExporter(HTMLExporter):
             return f"<pre class=\"printed\" tabindex=\"0\">{layout.Markup.escape(output['data'].get('text/plain', ''))}</pre>"
         key = str(content["claim"])
         content = content | self.judged.get(key, {})
-        row = self.ledger.get(key)
-        told = {"statement": row.statement, "source": f"{row.paper}; {row.source}", "measured": overview.measured(row)} if row else {}
         self._page.claims.setdefault(key, (cell, str(content.get("note") or "")))
-        return self._hold(layout.render("claim.html.j2", claim=content | told))
+        return self._hold(card(content, self.ledger.get(key)))
 
     @staticmethod
     def _cell_label(cell) -> str:

@@ -5,14 +5,14 @@ import os
 import re
 import shutil
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import nbformat
 import pandas as pd
 
 from gencausal import claims, notebook, paths
-from gencausal.report import clean, drawing, layout, overview, pages
+from gencausal.report import clean, drawing, layout, overview, pages, restored
 
 MODULES = {  # notebook: what it leans on and what guards it (STYLE.md)
     "00_overview": (("claims", "data/registry"), ("claims", "registry")),
@@ -42,6 +42,7 @@ class Study:
     claims: list[dict]
     rows: pd.DataFrame
     tables: dict[str, bytes]
+    outdated: dict[str, str] = field(default_factory=dict)  # notebook to what has changed since its published page, where that page is shown
 
     def state(self, name: str) -> str:
         """`completed` only where an accepted notebook and a record that agrees are there; what was not run is never that."""
@@ -57,9 +58,9 @@ def _records(table: pd.DataFrame) -> list[dict]:
     return table.astype(object).where(table.notna(), None).to_dict("records")
 
 
-def _claims(profile: str, found: dict[str, pages.Page]) -> list[dict]:
-    """The ledger judged from the rows, measured claims first; `note` says why, `measured` what the number is."""
-    judged, rows = {row["claim"]: row for row in _records(claims.evaluate(profile))}, []
+def _claims(table: pd.DataFrame, found: dict[str, pages.Page]) -> list[dict]:
+    """The judged ledger `table`, measured claims first; `note` says why, `measured` what the number is."""
+    judged, rows = {row["claim"]: row for row in _records(table)}, []
     for claim in claims.ledger():
         shown = [page.claims[claim.key][1] for page in found.values() if claim.key in page.claims]
         rows.append(judged[claim.key] | {"note": claim.reason or next(iter(shown), ""), "measured": overview.measured(claim)})
@@ -80,15 +81,21 @@ def read(profile: str) -> Study:
         paths_found = (folder / "notebooks").glob(f"[0-9][0-9]*_*{ending}")
         executed |= {path.name.removesuffix(ending): path for path in paths_found if "." not in path.name.removesuffix(ending)}
     names = sorted(set(notebook.names()) | set(executed))
+    published = restored.read_published() if profile == restored.PROFILE else {}
+    again = []
     for name in names:
-        if name in executed:
-            found[name] = exporter.page(nbformat.read(executed[name], as_version=4), name)
         record = folder / "provenance" / f"{name}.json"
         if record.is_file():
             records[name] = clean.every_text(json.loads(record.read_text(encoding="utf-8")))
-    judged = _claims(profile, found)
+        if name in executed:
+            found[name] = exporter.page(nbformat.read(executed[name], as_version=4), name)
+        elif published and name in records and (page := restored.page(name, records[name], published, exporter.judged)):
+            found[name] = page
+            again.append(name)
+    judged = claims.evaluate(profile)
+    outdated = {name: changed for name in again if (changed := restored.outdated(name, published, judged))}
     tables = {path.name: path.read_bytes() for path in sorted((folder / "results").glob("*.csv"))}
-    return Study(profile, names, found, records, judged, claims.read(profile), tables)
+    return Study(profile, names, found, records, _claims(judged, found), claims.read(profile), tables, outdated)
 
 
 def relative(target: Path, folder: Path) -> str:
@@ -117,7 +124,7 @@ def _behind(name: str, folder: Path) -> list[tuple[str, list[tuple[str, str]]]]:
 
 
 def _mend_links(html: str, name: str, study: Study, folder: Path) -> str:
-    """Links of the notebook's text: to other notebooks become links to pages, to files of the study stay right from `folder`, others lose their link."""
+    """Links of the notebook's text: to other notebooks become links to pages, to files of the study stay right from `folder`, others lose their link and keep its address, for the day it leads somewhere."""
 
     def mended(match: re.Match) -> str:
         address, _, anchor = match[1].partition("#")
@@ -128,7 +135,7 @@ def _mend_links(html: str, name: str, study: Study, folder: Path) -> str:
             target = f"{page[1]}.html" if page[1] in study.pages else ""
         else:
             target = relative(paths.root() / "notebooks" / address, folder)
-        return f'<a href="{target}{"#" + anchor if anchor else ""}"' if target else "<a"
+        return f'<a href="{target}{"#" + anchor if anchor else ""}"' if target else f'<a data-to="{match[1]}"'
 
     return re.sub(r'<a href="([^"]*)"', mended, html)
 
@@ -264,6 +271,8 @@ def files(study: Study, target: Path, published: list[dict]) -> dict[str, bytes]
     files |= {f"results/{name}": content for name, content in study.tables.items()}
     commits = {record.get("commit") for record in study.records.values()}
     summary = {"commit": commits.pop() if len(commits) == 1 else None, "profile": study.profile, "notebooks": study.records}
+    if study.profile == restored.PROFILE:
+        summary |= {"ledger": restored.ledger_sha256(), "pages": {name: restored.digest(files[f"{name}.html"]) for name in study.pages if study.state(name) == "completed"}}
     files["provenance.json"] = json.dumps(summary, indent=1, sort_keys=True) + "\n"
     return {name: content.encode() if isinstance(content, str) else content for name, content in files.items()}
 
