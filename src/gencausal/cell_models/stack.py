@@ -41,7 +41,9 @@ class Config:
     rounds: optimiser steps; batch: cells a step; draws: Monte-Carlo samples M of the reconstruction (30 as published for genes); matches: matched cells a sample, with
     replacement (20 as published), or `EVERY_MATCH` for the mean over all of them, the same loss in expectation; lr, weight_decay; average: decay of the averaged weights; clip: largest
     gradient norm (inf: none, as published for genes); warmup: rounds; width, latent, embedding, relu_heads, norm, likelihood, sees_treatment, sees_covariates: of `CellNetworks`; divergence: official or exact; refresh: rounds between
-    copies of the encoder into a frozen evaluating one, 0 for the live encoder (as published for genes); control_cf: whether t' may be the control.
+    copies of the encoder into a frozen evaluating one, 0 for the live encoder (as published for genes); control_cf: whether t' may be the control; borrow: temperature of
+    matches borrowed from like covariates where there are none (`borrowed`), 0 for none, as published; joint: factual and drawn treatments
+    pass the decoder's norm together (`objective.terms`); informed_start: begin at the genes' training means and spreads.
     """
 
     rounds: int = 2000
@@ -64,6 +66,9 @@ class Config:
     divergence: str = "official"
     refresh: int = 0
     control_cf: bool = False
+    borrow: float = 0.0
+    joint: bool = False
+    informed_start: bool = True
 
 
 @dataclass(frozen=True)
@@ -73,6 +78,28 @@ class Member:
     table: int
     weights: tuple[float, float, float, float]
     seed: int
+
+
+def borrowed(means: torch.Tensor, control: int, temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
+    r"""Mean outcomes of groups without a cell, borrowed from strata whose controls are alike (ours; Eq. borrow): with c_x the mean control of stratum x and q_xs = ||c_x - c_s||^2,
+
+        m_xk = c_x + sum_s w_s (m_sk - c_s),   w_s proportional to exp(- q_xs / (temperature min_s q_xs)),   s over strata observed under control and k.
+
+    means: [X, K, G], NaN where a group has no training cell. Returns the means with what could be borrowed filled in, and whether a group has a mean now, [X, K].
+    An infinite temperature gives the mean shift over the other strata.
+    """
+    known = ~means[..., 0].isnan()
+    controls = means[:, control]
+    distance = torch.cdist(controls.double(), controls.double()).square()
+    found, filled = known.clone(), means.clone()
+    for x, k in (~known).nonzero().tolist():
+        others = (known[:, control] & known[:, k]).nonzero()[:, 0]
+        if known[x, control] and len(others):
+            q = distance[x, others]
+            weight = torch.softmax(-q / (temperature * q.min().clamp(min=1e-12)), 0).to(means.dtype)
+            filled[x, k] = controls[x] + weight @ (means[others, k] - controls[others])
+            found[x, k] = True
+    return filled, found
 
 
 class Cells:
@@ -117,9 +144,18 @@ class Cells:
             drawn = t.condition[t.train]
             drawn = drawn if config.control_cf else drawn[drawn != t.control]
             self.drawn[row, :len(drawn)] = torch.as_tensor(drawn)
-        if config.matches == EVERY_MATCH:
-            self.means = torch.stack([torch.stack([self.compared[self._group(row, g)].mean(0) if self.count[row, g] else self.compared.new_zeros(self.compared.shape[1]) for g in range(self.start.shape[1])]) for row in range(len(chosen))])
-            self.squares = torch.stack([torch.stack([self.square[self._group(row, g)].mean() if self.count[row, g] else self.square.new_zeros(()) for g in range(self.start.shape[1])]) for row in range(len(chosen))])
+        groups = range(self.start.shape[1])
+        self.means = torch.stack([torch.stack([self.compared[self._group(row, g)].mean(0) for g in groups]) for row in range(len(chosen))])  # NaN for a group without cells
+        self.squares = torch.stack([torch.stack([self.square[self._group(row, g)].mean() for g in groups]) for row in range(len(chosen))])
+        self.known = self.count > 0
+        if config.borrow:
+            for row, t in enumerate(chosen):
+                means, found = borrowed(self.means[row].unflatten(0, (-1, K)), t.control, config.borrow)
+                new = found.flatten() & ~self.known[row]
+                self.means[row] = torch.where(new[:, None], means.flatten(0, 1), self.means[row])
+                self.squares[row] = torch.where(new, (self.means[row] * self.means[row]).mean(-1), self.squares[row])
+                self.known[row] |= new
+        self.means, self.squares = torch.nan_to_num(self.means), torch.nan_to_num(self.squares)
 
     def _group(self, row: int, group: int) -> torch.Tensor:
         start = int(self.start[row, group])
@@ -135,17 +171,17 @@ class Cells:
         condition_cf = pick(self.drawn, self.drawn_size, uniform[:, 1])
         group = self.stratum[cells] * len(self.condition_treatment) + condition_cf
         count = self.count.gather(1, group)
-        if c.matches == EVERY_MATCH:
-            row = torch.arange(R, device=self.device)[:, None]
-            mean, square = self.means[row, group], self.squares[row, group]
-        else:
+        row = torch.arange(R, device=self.device)[:, None]
+        mean, square = self.means[row, group], self.squares[row, group]
+        if c.matches != EVERY_MATCH:
             place = self.start.gather(1, group)[..., None] + (uniform[:, 2:].transpose(1, 2) * count[..., None]).long().clamp(max=(count - 1).clamp(min=0)[..., None])
             used = torch.arange(c.matches, device=self.device) < count[..., None].clamp(max=c.matches)
             share = used / used.sum(-1, keepdim=True).clamp(min=1)
             index = self.order.gather(1, place.flatten(1).clamp(max=self.order.shape[1] - 1)).view_as(place) + self.offset[..., None]
-            mean = torch.nn.functional.embedding_bag(index.flatten(0, 1), self.compared, per_sample_weights=share.flatten(0, 1).to(self.compared.dtype), mode="sum").view(R, c.batch, -1)
-            square = (self.square[index] * share).sum(-1)
-        return objective.Batch(self.outcome[cells], self.treatment[cells], self.covariates[cells], self.condition_treatment[condition_cf], mean, square, count > 0, eps)
+            drawn = torch.nn.functional.embedding_bag(index.flatten(0, 1), self.compared, per_sample_weights=share.flatten(0, 1).to(self.compared.dtype), mode="sum").view(R, c.batch, -1)
+            mean = torch.where(count[..., None] > 0, drawn, mean)
+            square = torch.where(count > 0, (self.square[index] * share).sum(-1), square)
+        return objective.Batch(self.outcome[cells], self.treatment[cells], self.covariates[cells], self.condition_treatment[condition_cf], mean, square, self.known[row, group], eps)
 
 
 @dataclass(frozen=True)
@@ -189,7 +225,20 @@ def make(tables: list[CellTable], members: list[Member], config: Config, device:
         1, table.outcome.shape[1], table.condition_treatment.shape[1], table.blocks, seeding.generator(seed, "cell networks", device=device), config.width, config.latent, config.embedding,
         relu_heads=config.relu_heads, norm=config.norm, sees_treatment=config.sees_treatment, sees_covariates=config.sees_covariates, likelihood=config.likelihood)
     single = {stream: build(stream[1]) for stream in streams}
+    if config.informed_start and config.likelihood == "normal":
+        for (index, _), networks in single.items():
+            _start(networks, tables[index])
     return _with_parameters(build(0), lambda name, p: torch.cat([single[m.table, m.seed].get_parameter(name).detach() for m in members]))
+
+
+@torch.no_grad()
+def _start(networks: CellNetworks, table: CellTable) -> None:
+    """Start the decoder at the mean and standard deviation of every gene over the training cells, and the encoder's first layer centred on the mean, with outputs of variance one: the same networks, nearer to where they go."""
+    outcome = torch.as_tensor(table.outcome[table.train]).to(networks.embed.weight)
+    var, mean = torch.var_mean(outcome, 0, correction=0)
+    networks.decoder_head.bias[0, 0] = torch.cat([mean, torch.log(torch.expm1(var.sqrt().clamp(min=0.05)))])
+    networks.embed.weight *= (networks.genes / var.sum()).sqrt()
+    networks.embed.bias -= mean @ networks.embed.weight[0]
 
 
 def _with_parameters(module: nn.Module, new: Callable[[str, nn.Parameter], torch.Tensor]) -> nn.Module:
@@ -234,7 +283,7 @@ def train(tables: list[CellTable], members: list[Member], config: Config, checkp
         batch = cells.draw(config.latent)
         if not identity:
             batch = objective.Batch(*(getattr(batch, name)[stream] for name in objective.Batch.__dataclass_fields__))
-        return objective.terms(networks, batch, weights, config.divergence, evaluator and evaluator.renewed(networks))
+        return objective.terms(networks, batch, weights, config.divergence, evaluator and evaluator.renewed(networks), joint=config.joint)
 
     about = {"method": "vci", "recipe": 1, "config": asdict(config), "members": [[m.table, list(m.weights), m.seed] for m in members],
              "tables": [[t.name, t.unit, tensor_hash(*(torch.as_tensor(a) for a in (t.outcome, t.train, t.condition, t.stratum)))] for t in tables]}

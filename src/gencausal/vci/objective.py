@@ -134,25 +134,31 @@ class Batch:
     eps: torch.Tensor
 
 
-def terms(networks: CellNetworks, batch: Batch, weights: torch.Tensor, form: str = "official", evaluator: CellNetworks | None = None, detach_encode: bool = False) -> dict[str, torch.Tensor]:
+def terms(networks: CellNetworks, batch: Batch, weights: torch.Tensor, form: str = "official", evaluator: CellNetworks | None = None, detach_encode: bool = False, joint: bool = False) -> dict[str, torch.Tensor]:
     """The weighted terms of one step, each [S] (Eq. vci); their sum is minimised.
 
     weights: [4, S], w0, w1, w2 and the weight of the divergence to N(0, 1); evaluator: a frozen copy whose encoder evaluates both arguments of L2 (as published for images), the
-    live encoder if None (as for cells); detach_encode: L2 sees a latent drawn without gradient to the encoder, so that it trains the decoder alone. A term whose weight is zero in every network is not computed.
+    live encoder if None (as for cells); detach_encode: L2 sees a latent drawn without gradient to the encoder, so that it trains the decoder alone. joint: factual and drawn
+    treatments pass the decoder together, so that BatchNorm sees both (as published, apart: where all drawn treatments are equal it then subtracts what they do). A term whose weight is zero in every network is not computed.
     """
     w0, w1, w2, prior = weights
     mean, scale = networks.encode(batch.outcome, batch.treatment, batch.covariates)
     latents = torch.addcmul(mean[:, None], scale[:, None], batch.eps)  # [S, M + 1, B, L]
     S, M, B = latents.shape[0], latents.shape[1] - 1, latents.shape[2]
-    hidden = networks.hidden(latents[:, :-1].flatten(1, 2), batch.treatment[:, None].expand(-1, M, -1, -1).flatten(1, 2))
+    treatments = batch.treatment[:, None].expand(-1, M, -1, -1)
+    if joint:
+        both = networks.hidden(latents.flatten(1, 2), torch.cat([treatments, batch.treatment_cf[:, None]], 1).flatten(1, 2)).unflatten(1, (M + 1, B))
+        hidden, hidden_cf = both[:, :M], both[:, M]
+    else:
+        hidden, hidden_cf = networks.hidden(latents[:, :-1].flatten(1, 2), treatments.flatten(1, 2)).unflatten(1, (M, B)), None
     head = networks.decoder_head
     if networks.likelihood == "normal":
-        loss = gaussian_head(hidden.unflatten(1, (M, B)), head.weight, head.bias, batch.outcome)
+        loss = gaussian_head(hidden, head.weight, head.bias, batch.outcome)
     else:
-        loss = -log_likelihood(networks.likelihood, head(hidden).unflatten(1, (M, B)), batch.outcome[:, None]).mean((1, 2, 3))
+        loss = -log_likelihood(networks.likelihood, head(hidden.flatten(1, 2)).unflatten(1, (M, B)), batch.outcome[:, None]).mean((1, 2, 3))
     found = {"reconstruction": w0 * loss}
     if w1.any() or w2.any():
-        outcome_cf = networks.mean(networks.hidden(latents[:, -1], batch.treatment_cf))
+        outcome_cf = networks.mean(networks.hidden(latents[:, -1], batch.treatment_cf) if hidden_cf is None else hidden_cf)
         if w1.any():
             compared = outcome_cf.log1p() if networks.likelihood == "negative_binomial" else outcome_cf
             found["supervision"] = w1 * match(compared, batch.matched_mean, batch.matched_square, batch.matched)
