@@ -40,7 +40,8 @@ def world(genes: int = 60):
 def test_lognormalise_by_hand_and_as_scanpy_does():
     """Eq. lognorm: cells with sums 2, 4 and 12 are scaled to the median of the rows named (4; 3 of the first two); an empty cell stays zero; over all rows it is scanpy's normalize_total then log1p."""
     counts = sp.csr_matrix(np.array([[2, 0], [1, 3], [6, 6], [0, 0]], dtype=np.float32))
-    np.testing.assert_allclose(cells.lognormalise(counts, np.array([0, 1, 2])).toarray(), np.log1p([[4, 0], [1, 3], [2, 2], [0, 0]]), rtol=1e-6)
+    with np.errstate(all="raise"):
+        np.testing.assert_allclose(cells.lognormalise(counts, np.array([0, 1, 2])).toarray(), np.log1p([[4, 0], [1, 3], [2, 2], [0, 0]]), rtol=1e-6)
     np.testing.assert_allclose(cells.lognormalise(counts, np.array([0, 1])).toarray(), np.log1p([[3, 0], [0.75, 2.25], [1.5, 1.5], [0, 0]]), rtol=1e-6)
     other = world()
     mine = cells.lognormalise(other.X)
@@ -123,8 +124,7 @@ def test_held_out_cells_have_no_part_in_genes_or_scale(rule):
 
 def test_pairs_are_held_out_by_what_is_known_of_them():
     """Spec 3.2: the five pairs of two singles first, then those with one, then those with none, in two fives; singles are never held out."""
-    singles = "CNN1 KLF1 MAP2K3 MAP2K6 MAPK1 SET SGK1 SLC38A2 TGFBR2".split()
-    singles = [s for s in singles if s not in ("CNN1", "SET", "SGK1")] + ["TBX3"]
+    singles = "KLF1 MAP2K3 MAP2K6 MAPK1 SLC38A2 TBX3 TGFBR2".split()
     found = cells._pair_folds([*singles, "control", *PAIRS])
     assert found["both_single"] == ["KLF1+MAP2K6", "KLF1+TGFBR2", "MAP2K3+MAP2K6", "MAP2K3+SLC38A2", "MAPK1+TGFBR2"]
     assert found["fewer_single_1"] == ["CNN1+MAPK1", "SET+KLF1", "SGK1+TBX3", "BPGM+SAMD1", "CBL+CNN1"]
