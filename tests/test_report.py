@@ -526,7 +526,7 @@ def test_restored_claims_are_judged_anew(published):
 def test_a_new_notebook_joins_the_restored_ones_and_gets_its_links(published):
     """Links to a page that was not there come to life; what was run here wins over the published page."""
     made_study.write_notebook("04_variational_causal_inference", "full", [made_study.text("title", "# New"), made_study.code("a", "1")])
-    (published / "notebooks" / "04_variational_causal_inference.py").write_text(made_study.HEADER + "1\n", encoding="utf-8")
+    (published / "notebooks" / "04_variational_causal_inference.py").write_text(made_study.PARAMETERS, encoding="utf-8")
     paths.write_whole(paths.build("full") / "provenance" / "04_variational_causal_inference.json", json.dumps(made_study.record("04_variational_causal_inference", "full")))
     made_study.write_notebook("00_overview", "full", [made_study.text("title", "# My own"), made_study.code("a", "1")])
     paths.write_whole(paths.build("full") / "provenance" / "00_overview.json", json.dumps(made_study.record("00_overview", "full")))

@@ -11,7 +11,7 @@ from pathlib import Path
 import nbformat
 import pandas as pd
 
-from gencausal import claims, notebook, paths
+from gencausal import claims, notebook, paths, provenance
 from gencausal.report import clean, drawing, layout, overview, pages, restored
 
 MODULES = {  # notebook: what it leans on and what guards it (STYLE.md)
@@ -42,7 +42,7 @@ class Study:
     claims: list[dict]
     rows: pd.DataFrame
     tables: dict[str, bytes]
-    outdated: dict[str, str] = field(default_factory=dict)  # notebook to what has changed since its published page, where that page is shown
+    outdated: dict[str, str] = field(default_factory=dict)  # notebook to the file that has changed since it was run
 
     def state(self, name: str) -> str:
         """`completed` only where an accepted notebook and a record that agrees are there; what was not run is never that."""
@@ -80,7 +80,8 @@ def read(profile: str) -> Study:
     for ending in (".failed.ipynb", ".ipynb"):  # an accepted notebook wins over one that failed
         paths_found = (folder / "notebooks").glob(f"[0-9][0-9]*_*{ending}")
         executed |= {path.name.removesuffix(ending): path for path in paths_found if "." not in path.name.removesuffix(ending)}
-    names = sorted(set(notebook.names()) | set(executed))
+    sources = notebook.names()
+    names = sorted(set(sources) | set(executed))
     published = restored.read_published() if profile == restored.PROFILE else {}
     again = []
     for name in names:
@@ -93,7 +94,8 @@ def read(profile: str) -> Study:
             found[name] = page
             again.append(name)
     judged = claims.evaluate(profile)
-    outdated = {name: changed for name in again if (changed := restored.outdated(name, published, judged))}
+    outdated = {name: changed for name in found if name in sources and name in records and (changed := provenance.stale(records[name]))}
+    outdated |= {name: changed for name in again if name not in outdated and (changed := restored.outdated(name, published, judged))}
     tables = {path.name: path.read_bytes() for path in sorted((folder / "results").glob("*.csv"))}
     return Study(profile, names, found, records, _claims(judged, found), claims.read(profile), tables, outdated)
 
@@ -196,6 +198,7 @@ def _page_html(study: Study, name: str, folder: Path) -> str:
         profile=study.profile,
         meaning=layout.PROFILES[study.profile],
         state=study.state(name),
+        outdated=study.outdated.get(name, ""),
         title=page.title,
         plain_title=layout.Markup(page.title).striptags(),
         contents=page.contents,
@@ -251,6 +254,7 @@ def _index_html(study: Study, published: list[dict]) -> str:
         profile=study.profile,
         meaning=layout.PROFILES[study.profile],
         notebooks=cards,
+        outdated=study.outdated,
         unfinished=[f"{card['name']}: {card['state']}" for card in cards if card["state"] != "completed"],
         verdicts=overview.counts(study.claims),
         looks=list(layout.VERDICTS.values()),

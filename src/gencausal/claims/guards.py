@@ -1,0 +1,100 @@
+"""Guards: what would let a reader be told something that the rows do not say, a sentence for each.
+
+An equation key is what follows `Eq.` in a notebook, a docstring or a test: a name of small letters (`Eq. sid-split`), or a number with its source
+(`Eq. 7, Karras et al. 2022`). A notebook's key must stand in `src` and in `tests` too, so that who reads a formula finds the code and its test.
+The verdicts that README and index print are held against verdicts judged anew from the published rows.
+"""
+
+import re
+from pathlib import Path
+
+from gencausal import notebook, paths
+from gencausal.claims.definitions import ledger
+from gencausal.claims.overall import read_claims
+from gencausal.claims.rows import read_published
+from gencausal.claims.verdicts import VERDICTS, verdict
+
+KEY = re.compile(r"\bEq\. (\d[\w.]*, [A-Z][^`)\";:]*?\d{4}|[a-z0-9]+(?:-[a-z0-9]+)*)")
+START, END = "<!-- verdicts: written by `gencausal readme` from reports/results -->", "<!-- end of verdicts -->"
+_TALLY = re.compile(r'<div><dt>(.*?), \d+ claims?</dt><dd>(.*?)</dd></div>', re.DOTALL)
+_BADGE = re.compile(r'<span aria-hidden="true">.</span> (\d+) ([a-z ]+)</span>')
+
+
+def keys(text: str) -> set[str]:
+    """The equation keys in `text`; one that goes on in the next line is read whole."""
+    return set(KEY.findall(re.sub(r"\s*\n[ #]*", " ", text)))
+
+
+def equations() -> list[str]:
+    """Keys of notebooks that stand in no module, or in no test."""
+    root, problems = paths.root(), []
+    known = {folder: set().union(*(keys(file.read_text(encoding="utf-8")) for file in sorted((root / folder).rglob("*.py")))) for folder in ("src", "tests")}
+    for name in notebook.names():
+        for key in sorted(keys(notebook.source_path(name).read_text(encoding="utf-8"))):
+            missing = [folder for folder, found in known.items() if key not in found]
+            if missing:
+                problems.append(f"Notebook {name} cites Eq. {key}, which no file of {' and of '.join(missing)} names.")
+    return problems
+
+
+def recomputed() -> dict[str, str]:
+    """`{claim: verdict}` of the published claims that the ledger still has, judged anew from the published rows; empty before the first report."""
+    printed = read_claims(None)
+    if printed is None:
+        return {}
+    rows, published = read_published(), set(printed["claim"])
+    return {claim.key: verdict(claim, rows).verdict for claim in ledger() if claim.key in published}
+
+
+def tally(verdicts: dict[str, str]) -> dict[str, dict[str, int]]:
+    """Counts by system and verdict, in the ledger's and the verdicts' order, of `{claim: verdict}`."""
+    systems = {claim.key: claim.system for claim in ledger()}
+    table: dict[str, dict[str, int]] = {}
+    for claim, system in systems.items():
+        if claim in verdicts:
+            table.setdefault(system, dict.fromkeys(VERDICTS, 0))[verdicts[claim]] += 1
+    return table
+
+
+def readme_block(names: dict[str, str], verdicts: dict[str, str] | None = None) -> str:
+    """The verdict table of README (Markdown between its marks) from `{claim: verdict}`, by default those judged anew; `names` say what a system is called."""
+    table = tally(recomputed() if verdicts is None else verdicts)
+    lines = [START, "| | " + " | ".join(VERDICTS) + " |", "|---|" + "---:|" * len(VERDICTS)]
+    lines += [f"| {names.get(system, system)} | " + " | ".join(str(counts[word] or "–") for word in VERDICTS) + " |" for system, counts in table.items()]
+    return "\n".join([*lines, END])
+
+
+def in_readme(text: str) -> str:
+    """The verdict table that stands in README `text`, with its marks; empty where a mark is missing."""
+    start, end = text.find(START), text.find(END)
+    return text[start : end + len(END)] if 0 <= start < end else ""
+
+
+def write_readme(names: dict[str, str]) -> Path:
+    """Put the verdict table of the published rows into README.md."""
+    path = paths.root() / "README.md"
+    text = path.read_text(encoding="utf-8")
+    if not (old := in_readme(text)):
+        raise ValueError(f"README.md has no place for the verdicts: put the lines {START} and {END} into it.")
+    return paths.write_whole(path, text.replace(old, readme_block(names)))
+
+
+def published(names: dict[str, str]) -> list[str]:
+    """Where the published claims table, the index page or README say another verdict than the published rows."""
+    printed, problems, made = read_claims(None), [], recomputed()
+    if printed is None:
+        return []
+    for row in printed.itertuples():
+        if row.claim in made and made[row.claim] != row.verdict:
+            problems.append(f"Claim {row.claim} is {made[row.claim]} by the published rows and {row.verdict} in reports/results/claims.csv: publish again.")
+        elif row.claim not in made:
+            problems.append(f"Claim {row.claim} stands in reports/results/claims.csv and no more in claims.yaml: publish again.")
+    expected = {names.get(system, system): {word: count for word, count in counts.items() if count} for system, counts in tally(made).items()}
+    index = paths.root() / "reports" / "index.html"
+    shown = {name: {word: int(count) for count, word in _BADGE.findall(badges)} for name, badges in _TALLY.findall(index.read_text(encoding="utf-8"))} if index.is_file() else {}
+    problems += [f"The verdicts of {name} on reports/index.html are not those of the published rows: publish again." for name in sorted(set(expected) | set(shown)) if expected.get(name) != shown.get(name)]
+    readme = paths.root() / "README.md"
+    if in_readme(readme.read_text(encoding="utf-8")) != readme_block(names, made):
+        problems.append("The verdicts in README.md are not those of the published rows: run `gencausal readme`.")
+    return problems
+
