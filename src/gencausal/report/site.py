@@ -12,7 +12,7 @@ import nbformat
 import pandas as pd
 
 from gencausal import claims, notebook, paths, provenance
-from gencausal.report import clean, drawing, layout, overview, pages, restored
+from gencausal.report import clean, index, layout, overview, pages, restored
 
 MODULES = {  # notebook: what it leans on and what guards it (STYLE.md)
     "00_overview": (("claims", "data/registry"), ("claims", "registry")),
@@ -213,65 +213,19 @@ def _page_html(study: Study, name: str, folder: Path) -> str:
     )
 
 
-def _with_links(claim: dict, study: Study) -> dict:
-    """The claim with links to the cell that shows it and to its rows, each only where the target is there."""
-    source = claim["notebook"]
-    homes = [source, *study.notebooks] if source in study.pages else study.notebooks
-    home = next((name for name in homes if name in study.pages and claim["claim"] in study.pages[name].claims), None)
-    cell = f"{home}.html#cell-id={study.pages[home].claims[claim['claim']][0]}" if home else ""
-    return claim | {"cell_href": cell, "csv_href": f"results/{source}.csv" if f"{source}.csv" in study.tables else ""}
-
-
-def _anchor(experiment: str, metric: str) -> str:
-    return f"rows-{experiment}-{metric}".replace(".", "-")
-
-
 def published_claims() -> list[dict]:
     """The claims table of the committed report, empty before the first one."""
     table = claims.read_claims(None)
     return [] if table is None else _records(table)
 
 
-def _index_html(study: Study, published: list[dict]) -> str:
-    cards = [_card(study, name) for name in study.notebooks]
-    headlines = []
-    for experiment, metric, heading in overview.HEADLINES:
-        rows = overview.whiskers(overview.headline(study.rows, experiment, metric))
-        if rows:
-            headlines.append({"anchor": _anchor(experiment, metric), "heading": heading, "experiment": experiment, "metric": metric, "rows": rows})
-    together = [record for record in study.records.values()]
-    commits = sorted({str(record.get("commit"))[:12] + (" with uncommitted changes" if record.get("dirty") else "") for record in together})
-    seconds = [record["wall_seconds"] for record in together if record.get("wall_seconds") is not None]
-    facts = [
-        ("Profile", study.profile),
-        ("Commit", ", ".join(commits) or "–"),
-        ("Notebooks run", f"{sum(card['state'] == 'completed' for card in cards)} of {len(cards)}"),
-        ("Wall time, all notebooks", layout.duration(sum(seconds)) if seconds else "–"),
-    ]
-    facts += [(term, ", ".join(sorted({str(record[key]) for record in together if record.get(key)}))) for term, key in (("Device", "device"), ("torch", "torch"), ("Python", "python"), ("Platform", "platform")) if any(record.get(key) for record in together)]
-    return layout.render(
-        "overview.html.j2",
-        profile=study.profile,
-        meaning=layout.PROFILES[study.profile],
-        notebooks=cards,
-        outdated=study.outdated,
-        unfinished=[f"{card['name']}: {card['state']}" for card in cards if card["state"] != "completed"],
-        verdicts=overview.counts(study.claims),
-        looks=list(layout.VERDICTS.values()),
-        claims=[_with_links(claim, study) for claim in study.claims],
-        claims_csv="claims.csv" in study.tables,
-        headlines=headlines,
-        rerun=overview.beside_published(study.claims, published) if published else [],
-        published_profile=next((claim["profile"] for claim in published if claim.get("profile")), "full"),
-        graph=drawing.graph(cards),
-        facts=facts,
-    )
-
-
 def files(study: Study, target: Path, published: list[dict]) -> dict[str, bytes]:
     """Name to content of every file of the reports, with links that are right from `target`."""
     files: dict[str, str | bytes] = {f"{name}.html": _page_html(study, name, target) for name in study.pages}
-    files["index.html"] = _index_html(study, published)
+    cards = [_card(study, name) for name in study.notebooks]
+    files["index.html"] = index.html(study, cards, published)
+    if published:
+        files["rerun.html"] = index.rerun_html(study, published, restored.read_published()["notebooks"])
     files |= {f"results/{name}": content for name, content in study.tables.items()}
     commits = {record.get("commit") for record in study.records.values()}
     summary = {"commit": commits.pop() if len(commits) == 1 else None, "profile": study.profile, "notebooks": study.records}
