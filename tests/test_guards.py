@@ -14,8 +14,8 @@ from gencausal.report import layout, restored
 
 
 @pytest.mark.parametrize(("text", "found"), [
-    ("(`Eq. sid-split`, $x$) and Eq. 7, Karras et al. 2022; Eq. 2m:", {"sid-split", "7, Karras et al. 2022", "2m"}),
-    ("# the loss of `Eq. 8, Karras\n# et al. 2022` and (`Eq.\n# laws`)", {"8, Karras et al. 2022", "laws"}),
+    ("(`Eq. some-name`, $x$) and Eq. 7, Someone et al. 2000; Eq. 2n:", {"some-name", "7, Someone et al. 2000", "2n"}),
+    ("# the loss of `Eq. 8, Someone\n# et al. 2000` and (`Eq.\n# others`)", {"8, Someone et al. 2000", "others"}),
     ("Eq. Laws, an Eqs. x and Freq. low", set()),
 ])
 def test_keys_of_a_text(text, found):

@@ -235,6 +235,16 @@ def test_pages_name_the_profile_and_the_run(shown):
         assert told in footer, told
 
 
+def test_equations_of_a_section_lead_to_their_code_and_tests(root):
+    (root / "src/gencausal/diffusion.py").write_text('"""`Eq. one`"""\n', encoding="utf-8")
+    (root / "tests/test_diffusion.py").write_text('"""Eq. one"""\n', encoding="utf-8")
+    made_study.write_notebook("00_overview", "smoke", [made_study.text("a", "# T\n\nBy `Eq. two`.\n\n## First $x$\n\nSee `Eq. one` and (`Eq. one, again`).\n\n## Second\n\nNothing.")])
+    made = soup(report.build("smoke").parent / "00_overview.html")
+    sections = made.find(id="equations").find_next_siblings("details")[:2]
+    assert [section.a["href"] for section in sections] == ["#content", "#first"] and "Eq. two: –; tests –" in sections[0].get_text()
+    assert [link["href"] for link in sections[1].ul("a")] == ["../../../src/gencausal/diffusion.py", "../../../tests/test_diffusion.py"] and "<math" in str(sections[1].summary)
+
+
 def test_links_of_a_page_are_relative_to_its_folder(shown):
     made = soup(shown / "01_diffusion_pretraining.html")
     links = {link.get_text(): link.get("href") for link in made.main("a")}

@@ -1,7 +1,7 @@
 """Guards: what would let a reader be told something that the rows do not say, a sentence for each.
 
-An equation key is what follows `Eq.` in a notebook, a docstring or a test: a name of small letters (`Eq. sid-split`), or a number with its source
-(`Eq. 7, Karras et al. 2022`). A notebook's key must stand in `src` and in `tests` too, so that who reads a formula finds the code and its test.
+An equation key is what follows `Eq.` in a notebook, a docstring or a test: a name of small letters (`Eq. a-name`), or a number with its source
+(`Eq. 7, Someone et al. 2000`). A notebook's key must stand in `src` and in `tests` too, so that who reads a formula finds the code and its test.
 The verdicts that README and index print are held against verdicts judged anew from the published rows.
 """
 
@@ -25,10 +25,19 @@ def keys(text: str) -> set[str]:
     return set(KEY.findall(re.sub(r"\s*\n[ #]*", " ", text)))
 
 
+def places() -> dict[str, dict[str, list[Path]]]:
+    """`{"src": {key: files}, "tests": {key: files}}`: where each equation key stands."""
+    found: dict[str, dict[str, list[Path]]] = {"src": {}, "tests": {}}
+    for folder, table in found.items():
+        for file in sorted((paths.root() / folder).rglob("*.py")):
+            for key in keys(file.read_text(encoding="utf-8")):
+                table.setdefault(key, []).append(file)
+    return found
+
+
 def equations() -> list[str]:
     """Keys of notebooks that stand in no module, or in no test."""
-    root, problems = paths.root(), []
-    known = {folder: set().union(*(keys(file.read_text(encoding="utf-8")) for file in sorted((root / folder).rglob("*.py")))) for folder in ("src", "tests")}
+    known, problems = places(), []
     for name in notebook.names():
         for key in sorted(keys(notebook.source_path(name).read_text(encoding="utf-8"))):
             missing = [folder for folder, found in known.items() if key not in found]

@@ -12,6 +12,7 @@ import nbformat
 import pandas as pd
 
 from gencausal import claims, notebook, paths, provenance
+from gencausal.claims import guards
 from gencausal.report import clean, index, layout, overview, pages, restored
 
 MODULES = {  # notebook: what it leans on and what guards it (STYLE.md)
@@ -187,7 +188,19 @@ def _card(study: Study, name: str) -> dict:
     }
 
 
-def _page_html(study: Study, name: str, folder: Path) -> str:
+def _equations(page: pages.Page, where: dict[str, dict[str, list[Path]]], folder: Path) -> list[dict]:
+    """For each section of a page that cites equation keys: its anchor, its heading and, for each key, the modules and the tests that name it."""
+    made, headings = [], {anchor: heading for anchor, _, heading in page.contents}
+    for section in re.split(r'(?=<h[23] id=")', page.body):
+        anchor = re.match(r'<h[23] id="([^"]*)">', section)
+        cited = guards.keys(" ".join(re.findall(r"<code>(Eq\. [^<]*)</code>", section)))
+        rows = [{"key": key} | {kind: [(file.name.removesuffix(".py"), relative(file, folder)) for file in where[kind].get(key, [])] for kind in where} for key in sorted(cited)]
+        if rows:
+            made.append({"anchor": anchor[1] if anchor else "content", "heading": headings.get(anchor[1], anchor[1]) if anchor else "Introduction", "rows": rows})
+    return made
+
+
+def _page_html(study: Study, name: str, folder: Path, where: dict[str, dict[str, list[Path]]]) -> str:
     page = study.pages[name]
     shown = [other for other in study.notebooks if other in study.pages]
     place = shown.index(name)
@@ -204,10 +217,12 @@ def _page_html(study: Study, name: str, folder: Path) -> str:
         contents=page.contents,
         body=_mend_links(page.body, name, study, folder),
         cells=page.cells,
+        csv=f"results/{name}.csv" if f"{name}.csv" in study.tables else "",
         links=_behind(name, folder),
         notebooks=[_card(study, other) for other in study.notebooks],
         previous=_card(study, shown[place - 1]) if place else None,
         next=_card(study, shown[place + 1]) if place + 1 < len(shown) else None,
+        equations=_equations(page, where, folder),
         facts=facts,
         listings=listings,
     )
@@ -221,7 +236,8 @@ def published_claims() -> list[dict]:
 
 def files(study: Study, target: Path, published: list[dict]) -> dict[str, bytes]:
     """Name to content of every file of the reports, with links that are right from `target`."""
-    files: dict[str, str | bytes] = {f"{name}.html": _page_html(study, name, target) for name in study.pages}
+    where = guards.places()
+    files: dict[str, str | bytes] = {f"{name}.html": _page_html(study, name, target, where) for name in study.pages}
     cards = [_card(study, name) for name in study.notebooks]
     files["index.html"] = index.html(study, cards, published)
     if published:
