@@ -68,6 +68,8 @@ def _parser() -> argparse.ArgumentParser:
         "What was run here stays. A notebook that changed since it was published is left out. "
         "Then: gencausal run NAME --profile full, the notebooks that read all rows (00_overview, 06_claims), and gencausal publish."))
 
+    command("bundle", _bundle, "one archive of reports, rows, notebooks, lock and run records", description=(
+        "Write build/gencausal-bundle.zip: the published reports with rows and run records, notebooks (executed ones where they were run here), ledger, parameters and lock, described as an RO-Crate."))
     command("stale", _stale, "name the published pages whose notebook, modules or parameters have changed, and mark them",
             description="Name the published pages whose notebook, modules or parameters have changed since, and say so on their face; the exit status is 1 where there are any.")
     command("readme", _readme, "write the verdict table of README.md from reports/results")
@@ -147,6 +149,13 @@ def _restore(arguments: argparse.Namespace) -> int:
     from gencausal import report
 
     print("\n".join(report.restore()))
+    return 0
+
+
+def _bundle(arguments: argparse.Namespace) -> int:
+    from gencausal.report import bundle
+
+    print(_short(bundle.build()))
     return 0
 
 
