@@ -75,6 +75,9 @@ def published(made, tmp_path, monkeypatch):
 def test_publishing_writes_the_verdicts_into_readme(published):
     block = guards.in_readme((published / "README.md").read_text(encoding="utf-8"))
     assert "| Importance-weighted diffusion distillation | 1 | 1 | – | – | 1 | – |" in block.splitlines() and "| Variational causal inference | – | – | – | – | – | 1 |" in block
+    assert "- `iwdd.C8`: The naive effect is better than no effect. Ours: " in block and ", published 0.9." in block and "what our runs refute (1)" in block
+    drawn = (published / "docs" / "verdicts.svg").read_text(encoding="utf-8")
+    assert drawn.count("<rect") == 1 + 4 + 6 and "Importance-weighted diffusion distillation, 3 claims" in drawn
     assert (published / "README.md").read_text(encoding="utf-8").endswith("\n\nThe end.\n") and guards.published(layout.SYSTEMS) == []
 
 
@@ -83,14 +86,16 @@ def test_a_deleted_row_fails_the_guard(published):
     table = published / "reports" / "results" / "02a_score_distillation.csv"
     rows = pd.read_csv(table)
     rows[rows["method"] != "teacher"].to_csv(table, index=False)
-    assert guards.recomputed() == {"iwdd.C4": "reproduced in direction", "iwdd.C5": "not run", "iwdd.C8": "refuted", "vci.C1": "not run"}
+    assert {key: made.verdict for key, (_, made) in guards.judged().items()} == {"iwdd.C4": "reproduced in direction", "iwdd.C5": "not run", "iwdd.C8": "refuted", "vci.C1": "not run"}
     assert guards.published(layout.SYSTEMS) == [
         "Claim iwdd.C5 is not run by the published rows and reproduced in reports/results/claims.csv: publish again.",
         "The verdicts of Importance-weighted diffusion distillation on reports/index.html are not those of the published rows: publish again.",
-        "The verdicts in README.md are not those of the published rows: run `gencausal readme`."]
+        "The verdicts in README.md are not those of the published rows: run `gencausal readme`.",
+        "The picture docs/verdicts.svg is not that of the published rows: run `gencausal readme`."]
 
 
 @pytest.mark.parametrize(("file", "old", "new", "told"), [
+    ("docs/verdicts.svg", ", 3 claims", ", 4 claims", "docs/verdicts.svg is not that"),
     ("README.md", "| 1 | 1 | – |", "| 2 | 0 | – |", "README.md are not those"),
     ("reports/index.html", "</span> 1 refuted", "</span> 0 refuted", "Importance-weighted diffusion distillation on reports/index.html are not"),
     ("reports/index.html", "<dt>Variational causal inference, ", "<dt>Something else, ", "Something else on reports/index.html are not"),

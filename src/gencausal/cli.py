@@ -72,7 +72,7 @@ def _parser() -> argparse.ArgumentParser:
         "Write build/gencausal-bundle.zip: the published reports with rows and run records, notebooks (executed ones where they were run here), ledger, parameters and lock, described as an RO-Crate."))
     command("stale", _stale, "name the published pages whose notebook, modules or parameters have changed, and mark them",
             description="Name the published pages whose notebook, modules or parameters have changed since, and say so on their face; the exit status is 1 where there are any.")
-    command("readme", _readme, "write the verdict table of README.md from reports/results")
+    command("readme", _readme, "write the verdicts and the picture of README.md from reports/results")
 
     made = command("publish", _publish, "copy a finished full run of a clean commit to reports/")
     profile(made, "full")

@@ -6,16 +6,20 @@ The verdicts that README and index print are held against verdicts judged anew f
 """
 
 import re
+from html import escape
 from pathlib import Path
 
 from gencausal import notebook, paths
-from gencausal.claims.definitions import ledger
+from gencausal.claims.bundle import interval, number
+from gencausal.claims.definitions import Claim, ledger
 from gencausal.claims.overall import read_claims
 from gencausal.claims.rows import read_published
-from gencausal.claims.verdicts import VERDICTS, verdict
+from gencausal.claims.verdicts import VERDICTS, Verdict, verdict
 
 KEY = re.compile(r"\bEq\. (\d[\w.]*, [A-Z][^`)\";:]*?\d{4}|[a-z0-9]+(?:-[a-z0-9]+)*)")
 START, END = "<!-- verdicts: written by `gencausal readme` from reports/results -->", "<!-- end of verdicts -->"
+PICTURE = "docs/verdicts.svg"
+COLOURS = ("#0b6b45", "#1d7892", "#9a5f00", "#4b5563", "#a32020", "#777d86")  # in the order of VERDICTS
 _TALLY = re.compile(r'<div><dt>(.*?), \d+ claims?</dt><dd>(.*?)</dd></div>', re.DOTALL)
 _BADGE = re.compile(r'<span aria-hidden="true">.</span> (\d+) ([a-z ]+)</span>')
 
@@ -46,31 +50,52 @@ def equations() -> list[str]:
     return problems
 
 
-def recomputed() -> dict[str, str]:
-    """`{claim: verdict}` of the published claims that the ledger still has, judged anew from the published rows; empty before the first report."""
+def judged() -> dict[str, tuple[Claim, Verdict]]:
+    """The published claims that the ledger still has, judged anew from the published rows, by key; empty before the first report."""
     printed = read_claims(None)
     if printed is None:
         return {}
     rows, published = read_published(), set(printed["claim"])
-    return {claim.key: verdict(claim, rows).verdict for claim in ledger() if claim.key in published}
+    return {claim.key: (claim, verdict(claim, rows)) for claim in ledger() if claim.key in published}
 
 
-def tally(verdicts: dict[str, str]) -> dict[str, dict[str, int]]:
-    """Counts by system and verdict, in the ledger's and the verdicts' order, of `{claim: verdict}`."""
-    systems = {claim.key: claim.system for claim in ledger()}
+def tally(found: dict[str, tuple[Claim, Verdict]]) -> dict[str, dict[str, int]]:
+    """Counts by system and verdict, in the ledger's and the verdicts' order, of `judged()`."""
     table: dict[str, dict[str, int]] = {}
-    for claim, system in systems.items():
-        if claim in verdicts:
-            table.setdefault(system, dict.fromkeys(VERDICTS, 0))[verdicts[claim]] += 1
+    for claim, made in found.values():
+        table.setdefault(claim.system, dict.fromkeys(VERDICTS, 0))[made.verdict] += 1
     return table
 
 
-def readme_block(names: dict[str, str], verdicts: dict[str, str] | None = None) -> str:
-    """The verdict table of README (Markdown between its marks) from `{claim: verdict}`, by default those judged anew; `names` say what a system is called."""
-    table = tally(recomputed() if verdicts is None else verdicts)
+def readme_block(names: dict[str, str], found: dict[str, tuple[Claim, Verdict]]) -> str:
+    """What README says of the results (Markdown between its marks) from `judged()`: verdicts by system, their picture, and every refuted claim; `names` say what a system is called."""
+    table = tally(found)
     lines = [START, "| | " + " | ".join(VERDICTS) + " |", "|---|" + "---:|" * len(VERDICTS)]
     lines += [f"| {names.get(system, system)} | " + " | ".join(str(counts[word] or "–") for word in VERDICTS) + " |" for system, counts in table.items()]
+    refuted = [f"- `{claim.key}`: {claim.statement} Ours: {interval(made)}{f', published {number(claim.published)}' if claim.published is not None else ''}." for claim, made in found.values() if made.verdict == "refuted"]
+    lines += ["", f"![Verdicts by system, as counted in the table above]({PICTURE})", "", f"<details><summary>Known disagreements: what our runs refute ({len(refuted)})</summary>", "", *refuted, "", "</details>"]
     return "\n".join([*lines, END])
+
+
+def picture(names: dict[str, str], found: dict[str, tuple[Claim, Verdict]]) -> str:
+    """The verdicts by system as an SVG of stacked bars, each part with its count; on white, so that it reads in either colour scheme."""
+    table, left, unit = tally(found), 8, 760
+    most = max((sum(counts.values()) for counts in table.values()), default=1)
+    height = 34 + 52 * len(table)
+    parts = [f'<svg xmlns="http://www.w3.org/2000/svg" width="776" height="{height}" viewBox="0 0 776 {height}" role="img" font-family="sans-serif" font-size="13">', "<title>Verdicts by system</title>", '<rect width="100%" height="100%" fill="#fff"/>']
+    for row, (system, counts) in enumerate(table.items()):
+        x, y = left, 6 + 52 * row
+        parts.append(f'<text x="{x}" y="{y + 13}" fill="#1d2126">{escape(names.get(system, system))}, {sum(counts.values())} claims</text>')
+        for word, colour in zip(VERDICTS, COLOURS, strict=True):
+            if counts[word]:
+                width = unit * counts[word] / most
+                parts.append(f'<rect x="{x:.1f}" y="{y + 20}" width="{width - 1:.1f}" height="22" fill="{colour}"/><text x="{x + width / 2:.1f}" y="{y + 36}" fill="#fff" text-anchor="middle">{counts[word]}</text>')
+                x += width
+    x = left
+    for word, colour in zip(VERDICTS, COLOURS, strict=True):
+        parts.append(f'<rect x="{x}" y="{height - 20}" width="12" height="12" fill="{colour}"/><text x="{x + 17}" y="{height - 9}" fill="#1d2126">{word}</text>')
+        x += 17 + 8 * len(word) + 22
+    return "\n".join([*parts, "</svg>", ""])
 
 
 def in_readme(text: str) -> str:
@@ -80,22 +105,24 @@ def in_readme(text: str) -> str:
 
 
 def write_readme(names: dict[str, str]) -> Path:
-    """Put the verdict table of the published rows into README.md."""
+    """Put the verdicts of the published rows into README.md, and draw its picture."""
     path = paths.root() / "README.md"
     text = path.read_text(encoding="utf-8")
     if not (old := in_readme(text)):
         raise ValueError(f"README.md has no place for the verdicts: put the lines {START} and {END} into it.")
-    return paths.write_whole(path, text.replace(old, readme_block(names)))
+    found = judged()
+    paths.write_whole(paths.root() / PICTURE, picture(names, found))
+    return paths.write_whole(path, text.replace(old, readme_block(names, found)))
 
 
 def published(names: dict[str, str]) -> list[str]:
     """Where the published claims table, the index page or README say another verdict than the published rows."""
-    printed, problems, made = read_claims(None), [], recomputed()
+    printed, problems, made = read_claims(None), [], judged()
     if printed is None:
         return []
     for row in printed.itertuples():
-        if row.claim in made and made[row.claim] != row.verdict:
-            problems.append(f"Claim {row.claim} is {made[row.claim]} by the published rows and {row.verdict} in reports/results/claims.csv: publish again.")
+        if row.claim in made and made[row.claim][1].verdict != row.verdict:
+            problems.append(f"Claim {row.claim} is {made[row.claim][1].verdict} by the published rows and {row.verdict} in reports/results/claims.csv: publish again.")
         elif row.claim not in made:
             problems.append(f"Claim {row.claim} stands in reports/results/claims.csv and no more in claims.yaml: publish again.")
     expected = {names.get(system, system): {word: count for word, count in counts.items() if count} for system, counts in tally(made).items()}
@@ -105,5 +132,8 @@ def published(names: dict[str, str]) -> list[str]:
     readme = paths.root() / "README.md"
     if in_readme(readme.read_text(encoding="utf-8")) != readme_block(names, made):
         problems.append("The verdicts in README.md are not those of the published rows: run `gencausal readme`.")
+    drawn = paths.root() / PICTURE
+    if not drawn.is_file() or drawn.read_text(encoding="utf-8") != picture(names, made):
+        problems.append(f"The picture {PICTURE} is not that of the published rows: run `gencausal readme`.")
     return problems
 

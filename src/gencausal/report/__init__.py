@@ -40,12 +40,12 @@ def build(profile: str) -> Path:
 def publish(profile: str) -> Path:
     """Write the committed `reports/`, and the verdict table in README.md, from a finished `full` run of a clean commit; returns the path of index.html.
 
-    ValueError, in one sentence and with nothing written: another profile, uncommitted changes outside reports/ and README.md, a notebook that
+    ValueError, in one sentence and with nothing written: another profile, uncommitted changes outside reports/, docs/ and README.md, a notebook that
     did not finish or was made by other sources, a figure without alt text, a page or a folder that is too large.
     """
     if profile != PUBLISHED:
         raise ValueError(f"Only profile {PUBLISHED} is published; profile {profile!r} stays in build/{profile}/reports/.")
-    changed = _git("status", "--porcelain", "--", ".", ":(exclude)reports", ":(exclude)README.md")
+    changed = _git("status", "--porcelain", "--", ".", ":(exclude)reports", ":(exclude)README.md", ":(exclude)docs")
     if changed:
         raise ValueError(f"The working tree has {len(changed)} uncommitted change(s), the first in {changed[0][3:]}: commit them, then publish.")
     study = site.read(profile)

@@ -17,9 +17,9 @@ from gencausal import paths
 from gencausal.report import clean, restored
 
 CRATE = "https://w3id.org/ro/crate/1.1"
-TYPES = {".html": "text/html", ".csv": "text/csv", ".json": "application/json", ".py": "text/x-python", ".ipynb": "application/x-ipynb+json", ".yaml": "application/yaml", ".yml": "application/yaml", ".md": "text/markdown", ".txt": "text/plain", ".cff": "application/yaml", ".toml": "application/toml"}
+TYPES = {".html": "text/html", ".csv": "text/csv", ".json": "application/json", ".py": "text/x-python", ".ipynb": "application/x-ipynb+json", ".yaml": "application/yaml", ".yml": "application/yaml", ".md": "text/markdown", ".txt": "text/plain", ".cff": "application/yaml", ".toml": "application/toml", ".svg": "image/svg+xml"}
 FILES = ("README.md", "CONTRIBUTING.md", "CITATION.cff", "LICENSE", "claims.yaml", "summaries.yaml", "pyproject.toml", "environment.yml", "Makefile", "Snakefile")
-FOLDERS = (("reports", "*"), ("reports/results", "*.csv"), ("notebooks", "*.py"), ("config", "*.yaml"), ("requirements", "*"))
+FOLDERS = (("reports", "*"), ("reports/results", "*.csv"), ("notebooks", "*.py"), ("config", "*.yaml"), ("requirements", "*"), ("docs", "*.svg"))
 
 
 def build() -> Path:
