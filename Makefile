@@ -13,7 +13,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.stamp
 SNAKEMAKE = PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/snakemake --profile profiles/local --cores $(CORES) --config profile=$(PROFILE)
 
-.PHONY: help reports smoke test lab notebooks publish lock clean distclean
+.PHONY: help reports smoke test lab notebooks stale bundle publish lock clean distclean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -44,6 +44,12 @@ lab: $(STAMP)  ## open JupyterLab on the notebooks
 
 notebooks: $(STAMP)  ## rebuild the executed notebooks/*.ipynb from notebooks/*.py at smoke size
 	$(BIN)/gencausal notebooks
+
+stale: $(STAMP)  ## name and mark the published pages that an edit has left behind
+	$(BIN)/gencausal stale
+
+bundle: $(STAMP)  ## one archive of reports, rows, notebooks, lock and run records, to attach to a review
+	$(BIN)/gencausal bundle
 
 publish: $(STAMP)  ## copy a finished full run of a clean commit to reports/
 	$(BIN)/gencausal publish --profile full

@@ -66,6 +66,6 @@ for name in NOTEBOOKS:
 
 
 rule report:
-    input: executed(NOTEBOOKS), "claims.yaml", sorted(path.relative_to(paths.root()).as_posix() for path in (paths.root() / "src/gencausal/report").rglob("*") if path.suffix in (".py", ".j2", ".html", ".css"))
+    input: executed(NOTEBOOKS), "claims.yaml", "summaries.yaml", sorted(path.relative_to(paths.root()).as_posix() for path in (paths.root() / "src/gencausal/report").rglob("*") if path.suffix in (".py", ".j2", ".html", ".css", ".js"))
     output: f"{BUILD}/reports/index.html"
     shell: f"gencausal report --profile {PROFILE}"

@@ -14,7 +14,7 @@ import numpy as np
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from gencausal import claims, paths, provenance
-from gencausal.claims import bundle
+from gencausal.claims import bundle, guards
 
 LEDGER = """
 papers:
@@ -36,6 +36,8 @@ claims:
 """
 SOURCES = ("00_overview", "01_diffusion_pretraining", "02a_score_distillation", "04_variational_causal_inference", "06_claims")
 HEADER = "# ---\n# jupyter:\n#   kernelspec: {display_name: Python 3, language: python, name: python3}\n# ---\n\n# %%\n"
+PARAMETERS = HEADER.replace("# %%", '# %% tags=["parameters"]') + 'profile = "smoke"\nseeds = [0, 1, 2]\nsteps = 40\n'
+HEADER_END = "\n# %%\n"
 
 
 def figure(alt: str | None = "Four coloured lines that fall from one to zero as the noise grows", caption: str = "") -> nbformat.NotebookNode:
@@ -158,9 +160,10 @@ def write_notebook(name: str, profile: str, cells: list) -> Path:
 
 
 def make_root(folder: Path) -> Path:
-    """A study's root: ledger, notebook sources, one module and its test."""
-    files = {f"notebooks/{name}.py": HEADER + "1\n" for name in SOURCES}
-    files |= {"claims.yaml": LEDGER, "src/gencausal/diffusion.py": '"""A module."""\n', "tests/test_diffusion.py": '"""Its test."""\n', ".gitignore": "build/\n"}
+    """A study's root: ledger, notebook sources and parameters, one module and its test, a README."""
+    files = {f"notebooks/{name}.py": PARAMETERS + HEADER_END + "1\n" for name in SOURCES}
+    files |= {f"config/{profile}.yaml": "".join(f"{name}: {{seeds: [0, 1, 2]}}\n" for name in SOURCES) for profile in ("laptop", "full")}
+    files |= {"README.md": f"# A study\n\n{guards.START}\n{guards.END}\n\nThe end.\n", "claims.yaml": LEDGER, "src/gencausal/diffusion.py": '"""A module."""\n', "tests/test_diffusion.py": '"""Its test."""\n', ".gitignore": "build/\n"}
     for name, content in files.items():
         paths.write_whole(folder / name, content)
     return folder

@@ -172,6 +172,7 @@ def test_the_logistic_propensity_finds_the_driver(tables):
 
 
 def test_hiding_removes_the_driver_of_treatment(tables):
+    """Eq. gamma: one where nothing is hidden, large where the driver is."""
     t = tables[0]
     assert confounding.ranked(t)[0] == 0
     hidden = confounding.hide(t, 1)

@@ -23,7 +23,7 @@ def test_slope_of_a_calibrated_prediction():
 
 
 def test_lcc_equals_tweedie_for_gaussian_predictions():
-    """Both are 1 + (y_hat - 1) 5/4 in the population; the kernel's own width (1 + n^(-2/5)) is the only difference in the middle."""
+    """Eq. lcc, Eq. tweedie: both are 1 + (y_hat - 1) 5/4 in the population; the kernel's own width (1 + n^(-2/5)) is the only difference in the middle."""
     correction = calibrate(*gaussian())
     at = np.array([-2.0, 0.0, 1.0, 3.0])
     exact = 1 + 1.25 * (at - 1)

@@ -151,7 +151,7 @@ def test_gradient_of_the_dmd_loss_is_the_score_gap():
 
 @pytest.mark.parametrize("divergence, alpha", [("sid", 0.5), ("sid", 1.0), ("dmd", None)])
 def test_the_exact_game_ends_at_the_teacher(divergence, alpha):
-    """Generator N(m, s^2) with learnable m, s, its fake score exact at every step, teacher N(mu, v) in closed form: m -> mu, s -> sqrt(v)."""
+    """Eq. generator: generator N(m, s^2) with learnable m, s, its fake score exact at every step, teacher N(mu, v) in closed form: m -> mu, s -> sqrt(v)."""
     mu, v = torch.tensor(0.6, dtype=torch.float64), torch.tensor(0.09, dtype=torch.float64)
     m, s = torch.tensor(-0.4, dtype=torch.float64, requires_grad=True), torch.tensor(0.05, dtype=torch.float64, requires_grad=True)
     rng = torch.Generator().manual_seed(0)

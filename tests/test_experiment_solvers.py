@@ -35,7 +35,7 @@ def test_a_seed_gives_the_same_row_alone(table):
 
 
 def test_variance_explained_on_known_shares():
-    """Error that is grid times order has share one; error that is noise beside both has little."""
+    """Eq. anova: error that is grid times order has share one; error that is noise beside both has little."""
     cells = [{"seed": 0, "nfe": 5, "sampler": s, "grid": g} for s in experiment.SUITE for g in ("a", "b", "c")]
     frame = pd.DataFrame(cells)
     order = frame["sampler"].map(lambda s: experiment.SUITE[s].order)
@@ -54,7 +54,7 @@ def test_views_hold_and_are_recorded():
 
 
 def test_a_wrong_sde_is_seen(monkeypatch):
-    """Noise a third too small: the flow and the SDE no longer share their laws."""
+    """Eq. exchange: noise a third too small: the flow and the SDE no longer share their laws."""
     right = solvers.ancestral
     monkeypatch.setattr(solvers, "ancestral", lambda denoise, x, grid, rng: right(lambda x, a, s: 0.7 * denoise(x, a, s), x, grid, rng))
     wrong = experiment.same_law(experiment.marginals(list(range(8)), 60, 60))

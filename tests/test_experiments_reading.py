@@ -126,7 +126,7 @@ def test_shrinkage_of_the_truth():
 @pytest.mark.parametrize("direct", [0.0, 1.0])
 @pytest.mark.parametrize("tau", [0.0, 1.0])
 def test_surrogate_closed_form(direct, tau):
-    """Eq. surrogate-toy: naive and LCC meet their population values; without a direct path LCC and Tweedie are right, with one both are off by more than 0.3."""
+    """Eq. surrogate, Eq. surrogate-toy: naive and LCC meet their population values; without a direct path LCC and Tweedie are right, with one both are off by more than 0.3."""
     found = values(shrinkage.surrogate(range(6), direct, tau, n=3000))
     exact = shrinkage.closed_form(direct, tau)
     for method, effect in exact.items():
@@ -169,6 +169,17 @@ def test_quantised_rows(small):
     assert row["n"] == 40 and row["value"] == pytest.approx(np.sqrt((tau**2).mean()) / tables[0].mu.std(), rel=1e-5)
 
 
+def test_what_quantisation_changed_by_hand():
+    """Eq. change, Eq. cancel: the same error in both arms cancels in the effect and correlates fully; opposite errors add up and correlate with -1."""
+    table = toy(0, 300)
+    exact = table.mu[table.test][..., None] + np.array([-0.1, 0.0, 0.1])
+    error = np.random.default_rng(0).normal(1, 0.2, len(table.test))[:, None]
+    same, opposite = (quantised._shifts(table, exact + (error * np.array(signs))[..., None], exact) for signs in ([1, 1], [-1, 1]))
+    ate = np.diff(table.mu[table.test]).mean()
+    assert same["ate_change"] == pytest.approx(0, abs=1e-9) and same["arm_error_correlation"] == pytest.approx(1) and same["w2"] == pytest.approx(error.mean())
+    assert opposite["ate_change"] == pytest.approx(2 * error.mean() / ate) and opposite["arm_error_correlation"] == pytest.approx(-1) and opposite["w2_change"] > 0.5
+
+
 def test_standard_errors():
     """The bootstrap error of the ATE is sd / sqrt(n)."""
     table = toy(n=2000)
@@ -187,7 +198,7 @@ def test_calibrations(small):
 
 
 def test_sharpness_and_mixture():
-    """A2.C21e and A2.C21g at small size: contained in every seed, growing for unbounded laws, level for Beta(2, 2), equal to Manski under Q >= e P."""
+    """Eq. mixture: A2.C21e and A2.C21g at small size: contained in every seed, growing for unbounded laws, level for Beta(2, 2), equal to Manski under Q >= e P."""
     rows = pd.DataFrame(hidden.sharpness([50, 1000], [0, 1, 2]))
     assert (rows[rows["metric"] == "contains_manski"]["value"] == 1).all() and (rows["metric"] == "contains_manski").sum() == 3 * 3 * 2 * 5
     growth = rows[rows["metric"] == "width_growth"].groupby("method")["value"].mean()

@@ -41,10 +41,22 @@ def test_the_oracle_is_exact_in_every_slice():
 
 
 def test_rows_of_e3():
+    """The oracle errs next to nothing, one untrained step much."""
     rows = oracle.run([1.0], 2, TINY, {"iwdd": SHORT}, 0, n_train=200, n_test=60, draws=5)
     assert {r["method"] for r in rows} == {"start", "oracle", "iwdd"} and {(r["dataset"], r["unit"], r["seed"]) for r in rows} == {("synthetic_1d k=1", f"draw {d}", 0) for d in (0, 1)}
     assert max(pick(rows, method="oracle", metric="rmse_relative")) < 0.01 < min(pick(rows, method="iwdd", metric="rmse_relative"))
     assert max(pick(rows, method="oracle", metric="w2")) < 0.06
+
+
+def test_the_relative_error_by_hand():
+    """Eq. relative-rmse: draws around mu + 0.3 in both arms err by 0.3 over the spread of mu, whatever the spread of the draws; beyond |x| = 2 they count in one row alone."""
+    table = synthetic.load(0, 1.0, 300, 200)
+    table = replace(table, unit="k=1, draw 0")
+    y = table.mu[table.test][..., None] + 0.3 + np.array([-1.0, 0.0, 1.0])
+    assert pick(oracle._rows("m", table, y, 0), metric="rmse_relative") == pytest.approx([0.3 / table.mu.std()])
+    y[np.abs(table.x[table.test, 0]) >= 2] += 5
+    rows = oracle._rows("m", table, y, 0)
+    assert pick(rows, metric="rmse_relative_central") == pytest.approx([0.3 / table.mu.std()]) and pick(rows, metric="rmse_relative")[0] > 0.3 / table.mu.std() + 0.01
 
 
 # --- E8, E9, E18 ----------------------------------------------------------------------------------------------------------
@@ -138,6 +150,7 @@ def test_the_concatenating_network_knows_the_arm_from_its_input_alone():
 
 
 def test_subsamples_are_nested_and_keep_the_test_rows():
+    """Eq. subsample: a smaller draw lies in a larger one."""
     table = synthetic.load(0, 1.0, 200, 30)
     small, large = sizes.subsample(table, 50, 2, 0), sizes.subsample(table, 100, 2, 0)
     np.testing.assert_array_equal(small.x[small.test, 0], table.x[table.test, 0])

@@ -43,7 +43,7 @@ def tiny(name, **changes):
 
 
 def test_forward_process_composes():
-    """Eq. ddpm-forward: the chain y_t = sqrt(1 - beta) y_{t-1} + sqrt(beta) eps, iterated, has the signal and noise of the schedule, and variance 1 stays 1."""
+    """Eq. ddpm-schedule, Eq. ddpm-forward: the chain y_t = sqrt(1 - beta) y_{t-1} + sqrt(beta) eps, iterated, has the signal and noise of the schedule, and variance 1 stays 1."""
     betas = ddpm.quadratic_betas()
     schedule = ddpm.Schedule(betas)
     assert len(schedule) == 100 and betas[0].item() == pytest.approx(1e-4) and betas[-1].item() == pytest.approx(0.5)
@@ -116,7 +116,7 @@ def test_one_hot_weights_select_one_unit_except_under_the_defect():
 
 
 def test_orthogonal_weights_and_their_clamps():
-    """1/pi of the arm received; propensities of 0.05 and below, and all weights above 3, give 3: pi is floored at one third."""
+    """Eq. diffpo-loss, the weights: 1/pi of the arm received; propensities of 0.05 and below, and all weights above 3, give 3: pi is floored at one third."""
     pi = torch.tensor([0.5, 0.5, 0.8, 0.8, 0.01, 0.3])
     z = torch.tensor([1, 0, 1, 0, 1, 1])
     assert torch.allclose(diffpo.orthogonal_weights(pi, z), torch.tensor([2.0, 2.0, 1.25, 3.0, 3.0, 3.0]))
@@ -138,6 +138,7 @@ def test_propensities_are_cross_fitted_per_data_set():
 
 
 def test_ganite_completes_only_what_is_missing():
+    """Eq. ganite-cf: the observed outcome stays, the other is the generator's."""
     y, z, made = torch.tensor([[1.0, 2.0]]), torch.tensor([[0, 1]]), torch.tensor([[[9.0, 8.0], [7.0, 6.0]]])
     assert ganite.completed(y, z, made).tolist() == [[[1.0, 8.0], [7.0, 2.0]]]
 
@@ -267,7 +268,7 @@ def test_a_killed_run_ends_in_the_same_bits(name, tmp_path, monkeypatch):
     ("cevae", dict(rounds=300, width=32, depth=2, latent=3, batch=64, lr=1e-2, average=0.95, score_every=100)),
 ])
 def test_each_method_learns_means_and_arms(name, changes):
-    """On a confounded linear table with 500 rows: the error of the means is a fraction of their spread, the mean effect is nearer to the truth than the
+    """Eq. ganite-ite and the other losses reach the truth: on a confounded linear table with 500 rows: the error of the means is a fraction of their spread, the mean effect is nearer to the truth than the
     difference of arm means, and effects vary with x_1 as they should (CEVAE needs longer for that)."""
     table = make(n=500)
     found = generative.fit_predict(name, [table], 0, tiny(name, **changes), draws=40)[0]

@@ -89,7 +89,7 @@ def test_pair_gradients_are_the_parts_of_the_batch_gradient():
 
 
 def test_identity_holds_on_a_network():
-    """Eq. variance-identity within Monte-Carlo error; IPW has the gradient of randomised pairs, observed pairs have another; constant e leaves nothing to gain."""
+    """Eq. bounded, Eq. variance-identity within Monte-Carlo error; IPW has the gradient of randomised pairs, observed pairs have another; constant e leaves nothing to gain."""
     teacher, fake, student = players()
     rng = torch.Generator().manual_seed(4)
     embedded = 2 * torch.randn(40, 2, 6, generator=rng)

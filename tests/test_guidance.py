@@ -89,7 +89,7 @@ def test_variants_a_and_b_are_one_and_the_others_are_not():
 
 
 def test_by_hand():
-    """Every variant at one pixel: G = 3, sigma 0.6, Sigma_t 0.1, s_z 0.5, kappa 2."""
+    """Eq. lambda-fixed, Eq. lambda-shape, Eq. lambda-linear: every variant at one pixel: G = 3, sigma 0.6, Sigma_t 0.1, s_z 0.5, kappa 2."""
     gradient, residual = torch.full((1, 1, 1, 1), 3.0, dtype=torch.float64), torch.full((1, 1), 0.5, dtype=torch.float64)
     expected = {"adaptive": 1.2, "adaptive_variance": 1.2, "adaptive_mean": 2 * 0.6 * 0.1 / 0.25, "moment": 2 * 0.6 * 3 / 4, "fixed": 2 * 0.1 * 3 / 0.25, "shape": 3.6, "linear": 2.16}
     for strength, value in expected.items():
@@ -113,7 +113,7 @@ def test_typical_spread_is_the_frobenius_norm():
 
 
 def test_joint_loss_terms():
-    """Unlabelled rows weigh nothing, w_t = alpha^2 scales, a perfect guide costs nothing, and penalties vanish on a given acyclic mask."""
+    """Eq. guide, Eq. joint-loss: unlabelled rows weigh nothing, w_t = alpha^2 scales, a perfect guide costs nothing, and penalties vanish on a given acyclic mask."""
     guide = exact_guide()
     alpha, sigma = torch.full((6,), 0.8, dtype=torch.float64), torch.full((6,), 0.6, dtype=torch.float64)
     z, labelled = 0.8 * X.flatten(1) @ W.T, torch.tensor([1.0, 1, 1, 0, 0, 0], dtype=torch.float64)

@@ -17,7 +17,7 @@ from gencausal import paths, report
 CHROMIUM = shutil.which("chromium")
 FLAGS = "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync".split()
 SCHEMES = ("light", "dark")
-PAGES = ("index", "00_overview", "01_diffusion_pretraining", "02a_score_distillation", "06_claims")
+PAGES = ("index", "rerun", "00_overview", "01_diffusion_pretraining", "02a_score_distillation", "06_claims")
 PAGE_LIMIT = 2 * 1024**2
 UNDESCRIBED = re.compile(r"no description|without a description|^(image|figure|png)?$", re.I)
 READ = """() => {
@@ -26,7 +26,7 @@ READ = """() => {
   return {
     text: text.textContent, wide: document.documentElement.scrollWidth > window.innerWidth,
     broken: [...document.images].filter(image => !image.naturalWidth).length, alts: [...document.images].map(image => image.alt),
-    scripts: document.scripts.length, unfocusable: [...document.querySelectorAll('*')].filter(element => element.scrollWidth > element.clientWidth + 1 &&
+    scripts: document.scripts.length - document.querySelectorAll('h2#claims ~ .filter').length, unfocusable: [...document.querySelectorAll('*')].filter(element => element.scrollWidth > element.clientWidth + 1 &&
       ['auto', 'scroll'].includes(getComputedStyle(element).overflowX) && element.tabIndex < 0).length };
 }"""
 
@@ -42,6 +42,7 @@ def folder(tmp_path_factory):
         patch.setattr(paths, "root", lambda: root)
         made_study.make_root(root)
         made_study.run("smoke")
+        paths.write_whole(root / "reports" / "results" / "claims.csv", (paths.build("smoke") / "results" / "claims.csv").read_bytes())  # so that there is a rerun page
         return report.build("smoke").parent
 
 
@@ -151,3 +152,34 @@ def test_the_keyboard_reaches_the_content_first(browser, folder):
     page.keyboard.press("Enter")
     assert page.evaluate("location.hash") == "#content"
     page.context.close()
+
+
+def test_claims_are_filtered_and_sorted(browser, folder):
+    """By words, system and verdict, with a count that is read out; the folded table opens where it holds what is left; sorting keeps every row."""
+    page = browser.new_context(offline=True).new_page()
+    page.goto((folder / "index.html").as_uri())
+    shown = lambda: page.evaluate("[...document.querySelectorAll('table.filtered tbody tr')].filter(row => !row.hidden).map(row => row.dataset.claim)")  # noqa: E731
+    everything = shown()
+    assert len(everything) == 4
+    page.get_by_label("Verdict", exact=True).select_option("refuted")
+    assert shown() == ["iwdd.C8"] and "1 of 4 claims" in page.get_by_role("status").text_content()
+    page.get_by_label("Verdict", exact=True).select_option("")
+    page.get_by_label("System", exact=True).select_option("Variational causal inference")
+    assert shown() == ["vci.C1"] and page.evaluate("document.querySelector('table.filtered tr[data-claim=\"vci.C1\"]').closest('details').open")
+    page.get_by_label("System", exact=True).select_option("")
+    page.get_by_label("Words", exact=True).fill("gradient boosting")
+    assert shown() == ["iwdd.C4"]
+    page.get_by_label("Words", exact=True).fill("")
+    page.get_by_label("Order", exact=True).select_option("rank")
+    assert shown()[:3] == ["iwdd.C5", "iwdd.C4", "iwdd.C8"] and sorted(shown()) == sorted(everything)
+    page.get_by_label("Order", exact=True).select_option("place")
+    assert shown() == everything
+    page.context.close()
+
+
+def test_the_index_is_whole_without_its_script(browser, folder):
+    context = browser.new_context(offline=True, java_script_enabled=False)
+    page = context.new_page()
+    page.goto((folder / "index.html").as_uri())
+    assert page.locator("table.filtered tbody tr").count() == 4 and page.locator(".filter").count() == 0
+    context.close()

@@ -144,6 +144,7 @@ def test_causal_code_propagates_through_a_chain_and_the_released_one_does_not():
 
 
 def test_causaldiffae_trains_continues_and_draws(data, tmp_path):
+    """Eq. causaldiffae-loss: every term is recorded and falls into one training that repeats."""
     images, z = data
     trained = causaldiffae.train(images, z, MASK, TINY_AE, 0, tmp_path)
     both = trained.modules["both"]

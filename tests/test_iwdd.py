@@ -113,6 +113,7 @@ def test_outcome_interval_is_exact_for_exact_draws(monkeypatch):
 
 
 def test_effects_are_antisymmetric_and_average(fitted):
+    """Eq. effect: turning the arms turns the sign; the ATE is the mean of the rows."""
     toy, model = fitted
     x = toy.x[toy.test]
     assert np.allclose(model.effect(x, T0=1, T1=0), -model.effect(x)) and np.allclose(model.effect(x, T0=1, T1=1), 0)

@@ -74,6 +74,12 @@ def test_stale_names_the_first_file_that_computes_and_changed(tmp_path, monkeypa
     assert provenance.stale(record) == ""
     metrics.write_text("X = 2\n", encoding="utf-8")
     assert provenance.stale(record) == "src/gencausal/metrics.py"
+    metrics.write_text("X = 1\n", encoding="utf-8")
+    provenance._tree.cache_clear()
+    now = type("Plan", (), {"parameters": {"profile": "full", "steps": 2}})
+    monkeypatch.setattr(notebook, "plan", lambda name, profile: now if (name, profile) == ("x", "full") else None)
+    assert provenance.stale(record | {"profile": "full", "parameters": {"steps": 2, "profile": "full"}}) == ""
+    assert provenance.stale(record | {"profile": "full", "parameters": {"steps": 3, "profile": "full"}}) == "the parameters of profile full"
     source.write_text("# edited\nfrom gencausal import metrics, figures\n", encoding="utf-8")
     assert provenance.stale(record) == "notebooks/x.py"
 

@@ -44,7 +44,7 @@ def test_quantise_equation():
 @pytest.mark.parametrize("symmetric", [True, False])
 @pytest.mark.parametrize("sign", [None, 1, -1])
 def test_search_beats_the_full_range(symmetric, sign):
-    """The search minimises the 2.4-norm among its candidates, so it never loses to the plain min-max grid, and wins with an outlier."""
+    """Eq. search: the search minimises the 2.4-norm among its candidates, so it never loses to the plain min-max grid, and wins with an outlier."""
     x = torch.randn(3, 400, generator=torch.Generator().manual_seed(2))
     x = x if sign is None else sign * x.abs()
     x[:, 0] = 12 * (sign or 1)

@@ -51,7 +51,7 @@ def table(n=60, effect=1.0) -> CausalTable:
 
 @pytest.mark.parametrize("d, published", [(26, 588_593), (83, 901_637), (178, 1_654_417)])
 def test_parameter_count(d, published):
-    """Eq. released-size; specification 8.17. Unused layers count: without them the sum falls short."""
+    """Eq. released-network, Eq. released-size; specification 8.17. Unused layers count: without them the sum falls short."""
     network = ReleasedNetwork(d, generator(0, "n"))
     count = sum(p.numel() for p in network.parameters())
     unused = sum(p.numel() for name, p in network.named_parameters() if "unused" in name)
@@ -90,7 +90,7 @@ def clean():
 
 
 def test_generator_and_denoiser_do_not_move_with_x_or_z():
-    """E19: same eps, other (x, z): bit-identical. The outputs do move with eps and y, and the clean ones with x and z."""
+    """Eq. released-generator: E19: same eps, other (x, z): bit-identical. The outputs do move with eps and y, and the clean ones with x and z."""
     made, x, z, eps = denoiser(), draw(8, D - 1), torch.tensor([0.0, 1.0]).repeat(4), draw(8, D, seed=1)
     generate = lambda c: released.generate(made.network, eps, 2.5, c)  # noqa: E731
     denoise = lambda c: made(eps[:, 0], torch.full((8,), 0.5), c)  # noqa: E731

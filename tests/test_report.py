@@ -235,6 +235,16 @@ def test_pages_name_the_profile_and_the_run(shown):
         assert told in footer, told
 
 
+def test_equations_of_a_section_lead_to_their_code_and_tests(root):
+    (root / "src/gencausal/diffusion.py").write_text('"""`Eq. one`"""\n', encoding="utf-8")
+    (root / "tests/test_diffusion.py").write_text('"""Eq. one"""\n', encoding="utf-8")
+    made_study.write_notebook("00_overview", "smoke", [made_study.text("a", "# T\n\nBy `Eq. two`.\n\n## First $x$\n\nSee `Eq. one` and (`Eq. one, again`).\n\n## Second\n\nNothing.")])
+    made = soup(report.build("smoke").parent / "00_overview.html")
+    sections = made.find(id="equations").find_next_siblings("details")[:2]
+    assert [section.a["href"] for section in sections] == ["#content", "#first"] and "Eq. two: –; tests –" in sections[0].get_text()
+    assert [link["href"] for link in sections[1].ul("a")] == ["../../../src/gencausal/diffusion.py", "../../../tests/test_diffusion.py"] and "<math" in str(sections[1].summary)
+
+
 def test_links_of_a_page_are_relative_to_its_folder(shown):
     made = soup(shown / "01_diffusion_pretraining.html")
     links = {link.get_text(): link.get("href") for link in made.main("a")}
@@ -361,13 +371,16 @@ def test_a_rerun_is_put_beside_the_published_report(built, root, elsewhere):
     published.loc[published["claim"] == "iwdd.C4", ["ci_low", "ci_high"]] = elsewhere
     published.loc[published["claim"] == "iwdd.C8", ["ci_low", "ci_high"]] = np.nan
     paths.write_whole(root / "reports" / "results" / "claims.csv", published.to_csv(index=False))
-    made = soup(report.build("smoke")).find(id="rerun").find_next("table")
-    places = {row.th.get_text(strip=True): row.td.get_text() for row in made.tbody("tr")}
+    index = soup(report.build("smoke"))
+    assert "1 no published interval" in index.find(id="rerun").parent.get_text() and index.find(id="rerun")["href"] == "rerun.html"
+    page = soup(built / "rerun.html")
+    made = page.main.table
+    places = {row.th.code.get_text(): row.td.get_text() for row in made.tbody("tr")}
     assert places == {"iwdd.C4": "outside the published interval", "iwdd.C5": "inside the published interval", "iwdd.C8": "no published interval", "vci.C1": "not run here"}
 
 
 def test_a_first_report_has_nothing_to_compare_with(shown):
-    assert not soup(shown / "index.html").find(id="rerun")
+    assert not soup(shown / "index.html").find(id="rerun") and not (shown / "rerun.html").exists()
 
 
 # --- writing
@@ -504,7 +517,7 @@ def test_restored_reports_are_the_same_bytes(full):
     made_study.write_notebook("01_diffusion_pretraining", "full", [*cells, made_study.text("late", "## A heading with $x$ & more\n\n[not there yet](05_cond_fip.ipynb)")])
     before = everything(report.publish("full").parent)
     built = everything(report.build("full").parent)
-    assert len(before) == len(built) == 8
+    assert set(built) - set(before) == {"rerun.html"} and len(before) == 8
     shutil.rmtree(full / "build")
     assert report.restore() == [f"{name}: restored{'' if name.startswith('02a') else ', without rows of its own'}" for name in made_study.SOURCES if not name.startswith("04")]
     study = site.read("full")
@@ -526,7 +539,7 @@ def test_restored_claims_are_judged_anew(published):
 def test_a_new_notebook_joins_the_restored_ones_and_gets_its_links(published):
     """Links to a page that was not there come to life; what was run here wins over the published page."""
     made_study.write_notebook("04_variational_causal_inference", "full", [made_study.text("title", "# New"), made_study.code("a", "1")])
-    (published / "notebooks" / "04_variational_causal_inference.py").write_text(made_study.HEADER + "1\n", encoding="utf-8")
+    (published / "notebooks" / "04_variational_causal_inference.py").write_text(made_study.PARAMETERS, encoding="utf-8")
     paths.write_whole(paths.build("full") / "provenance" / "04_variational_causal_inference.json", json.dumps(made_study.record("04_variational_causal_inference", "full")))
     made_study.write_notebook("00_overview", "full", [made_study.text("title", "# My own"), made_study.code("a", "1")])
     paths.write_whole(paths.build("full") / "provenance" / "00_overview.json", json.dumps(made_study.record("00_overview", "full")))

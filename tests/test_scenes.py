@@ -93,7 +93,7 @@ def test_a_little_grain_moves_the_reading_little(world):
 
 
 def test_pendulum_by_its_table():
-    """Values of the public generator at six points (spec, section 8)."""
+    """Eq. pendulum-position, Eq. pendulum-length: values of the public generator at six points (spec, section 8)."""
     known = {(0, 60): (5.4591, 6.9022), (-40, 60): (2.0080, 3), (43, 147): (19.6060, 3), (20, 120): (13.5741, 3), (-20, 80): (6.4259, 3), (0, 101): (10.0982, 3)}
     noise = torch.zeros(len(known), 4, dtype=torch.float64)
     noise[:, :2] = torch.tensor(list(known), dtype=torch.float64)
@@ -132,6 +132,7 @@ def test_chain_reaches_the_shadow_through_the_lamp(scenes):
 
 
 def test_flow_has_the_public_counts_and_ranges(scenes):
+    """Eq. flow-height, Eq. flow-length: ranges of the noise-free children are those of the public images."""
     found = scenes(flow, "public")
     assert (len(found.images), len(found.train), len(found.test)) == (8100, 6480, 1620)
     height, length = found.factors[:, 1], found.factors[:, 3]

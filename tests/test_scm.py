@@ -29,6 +29,7 @@ def factors(rows=200, n=4):
 @forms
 @pytest.mark.parametrize("mask", [CHAIN, MIXED], ids=["in order", "out of order"])
 def test_abduction_inverts_prediction(form, mask):
+    """Eq. nscm-mlp, Eq. nscm-linear, Eq. nscm-warped: in every form the noise of the factors gives the factors back."""
     model, z = made(form, mask), factors()
     torch.testing.assert_close(model.predict(model.abduct(z)), z, atol=1e-6, rtol=0)
     torch.testing.assert_close(model.abduct(model.predict(z)), z, atol=1e-6, rtol=0)

@@ -35,6 +35,7 @@ def equal_kappa(steps):
 @pytest.mark.parametrize("vp", [True, False])
 @pytest.mark.parametrize("name", solvers.Views._fields)
 def test_every_view_gives_all_others(name, vp):
+    """Eq. views: any one of score, v, x0 and eps gives the other three."""
     at = torch.randint(1000, (30, 1), generator=torch.Generator().manual_seed(1))
     alpha, sigma = (LEVELS.alpha[at], LEVELS.sigma[at]) if vp else (torch.ones(30, 1, dtype=torch.float64), LEVELS.kappa[at])
     known = solvers.views(X, alpha, sigma, x0=gaussian(X, alpha, sigma))
@@ -50,12 +51,13 @@ def test_views_want_exactly_one():
 
 
 def test_edm_form_and_vp_form_are_one_denoiser():
+    """Eq. edm-vp: the change of variables leads from one form to the other."""
     edm = lambda y, sigma: gaussian_denoiser(y, torch.as_tensor(sigma), torch.tensor(0.3), torch.tensor(0.25))  # noqa: E731
     assert torch.allclose(solvers.from_edm(edm)(X, 0.6, 0.8), gaussian(X, 0.6, 0.8), atol=1e-7)
 
 
 def test_ddim_data_form_noise_form_and_unrolled_sum_agree():
-    """x_N = sigma_N [x_0/sigma_0 + sum_i h_i x0_i]."""
+    """Eq. ddim: x_N = sigma_N [x_0/sigma_0 + sum_i h_i x0_i]."""
     g, seen = grid(LEVELS, 12), []
     end = solvers.ddim(lambda x, a, s: seen.append(gaussian(x, a, s)) or seen[-1], X, g)
     h = (1 / g.kappa).diff()
@@ -71,6 +73,7 @@ def test_ddim_in_edm_form_is_euler():
 
 
 def test_dualfast_with_half_is_ab2_and_with_zero_ddim():
+    """Eq. dualfast: the two ends of the mixed noise."""
     g = grid(LEVELS, 8)
     assert torch.allclose(solvers.dualfast(gaussian, X, g, weight=0.5), solvers.ab2(gaussian, X, g), atol=1e-12)
     assert torch.allclose(solvers.dualfast(gaussian, X, g, weight=0.0), solvers.ddim(gaussian, X, g), atol=1e-12)
@@ -101,7 +104,7 @@ def test_a_constant_prediction_is_reproduced(name, spacing):
 
 @pytest.mark.parametrize("form, rescale, exact", [("edm", False, True), ("edm", True, True), ("vp", True, False), ("vp", False, False), ("uniform", False, False)])
 def test_evodiff_and_a_constant_prediction(form, rescale, exact):
-    """The difference x0 - r x0_previous vanishes only where sigma'/sigma is constant, in EDM form on a log-SNR grid; in VP form it does not (expected to fail there)."""
+    """Eq. evodiff: the difference x0 - r x0_previous vanishes only where sigma'/sigma is constant, in EDM form on a log-SNR grid; in VP form it does not (expected to fail there)."""
     kappa = torch.linspace(4, -4, 9, dtype=torch.float64).exp()
     g = solvers.edm_grid(torch.cat([kappa, kappa.new_zeros(1)])) if form == "edm" else grid(LEVELS, 7, "uniform" if form == "uniform" else "log_snr")
     end = solvers.evodiff(lambda x, a, s: torch.full_like(x, 0.8), X, g, rescale=rescale)
@@ -127,6 +130,7 @@ def test_evaluations_and_ends(name):
 
 @pytest.mark.parametrize("name, order", [("ddim", 1), ("ab2", 2), ("two_m", 2), ("two_m_eps", 2), ("heun", 2)])
 def test_orders(name, order):
+    """Eq. 2m: DDIM falls with the first power of the step, second-order rules with the second."""
     spread = lambda i: (0.25 * LEVELS.alpha[i] ** 2 + LEVELS.sigma[i] ** 2).sqrt()  # noqa: E731
     exact = 0.3 * LEVELS.alpha[-1] + (X - 0.3 * LEVELS.alpha[0]) * spread(-1) / spread(0)
     errors = [(ALL[name](gaussian, X, grid(LEVELS, n, "log_snr")) - exact).abs().mean().log2().item() for n in (80, 160)]
@@ -172,7 +176,7 @@ def test_grids():
 
 
 def test_time_shift():
-    """No window is the base sampler; chosen times stay within window and schedule at both ends; the corrected target differs; a scalar has no variance."""
+    """Eq. time-shift: no window is the base sampler; chosen times stay within window and schedule at both ends; the corrected target differs; a scalar has no variance."""
     g = grid(LEVELS, 10)
     shift = partial(solvers.time_shift, solvers.ddim, levels=LEVELS)
     assert torch.equal(shift(gaussian, X, g, window=0), solvers.ddim(gaussian, X, g))

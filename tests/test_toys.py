@@ -20,6 +20,7 @@ def test_the_grid_is_that_of_the_specification():
 
 @pytest.mark.parametrize("alpha, sigma", [(0.9, 0.3), (0.1, 0.99), (1.0, 0.02)])
 def test_posterior_mean_is_bayes_rule_over_the_25_modes(alpha, sigma):
+    """Eq. grid-denoiser: against the sum over all modes."""
     w = alpha**2 * TOY.sd**2 + sigma**2
     r = (-(X[:, None] - alpha * TOY.modes).square().sum(-1) / (2 * w)).softmax(-1)
     inside = TOY.modes + alpha * TOY.sd**2 / w * (X[:, None] - alpha * TOY.modes)

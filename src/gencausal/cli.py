@@ -48,7 +48,9 @@ def _parser() -> argparse.ArgumentParser:
     made.add_argument("action", choices=("list", "check", "get"))
     made.add_argument("name", nargs="*", help="get: only these data sets (default: all)")
 
-    made = command("claims", _claims, "check that every claim has its cell and every cell its claim")
+    made = command("claims", _claims, "check ledger, cells, equation keys and printed verdicts", description=(
+        "Check that every claim has its cell and every cell its claim, that every equation key of a notebook stands in src and in tests, "
+        "and that the published table, the index and README print the verdicts that the published rows give."))
     made.add_argument("action", choices=("check",))
 
     made = command("report", _report, "write build/<profile>/reports/ from what was run")
@@ -65,6 +67,12 @@ def _parser() -> argparse.ArgumentParser:
         "Notebooks that were not run here then keep their published page: its text, code, outputs and figures; claims are judged from the rows. "
         "What was run here stays. A notebook that changed since it was published is left out. "
         "Then: gencausal run NAME --profile full, the notebooks that read all rows (00_overview, 06_claims), and gencausal publish."))
+
+    command("bundle", _bundle, "one archive of reports, rows, notebooks, lock and run records", description=(
+        "Write build/gencausal-bundle.zip: the published reports with rows and run records, notebooks (executed ones where they were run here), ledger, parameters and lock, described as an RO-Crate."))
+    command("stale", _stale, "name the published pages whose notebook, modules or parameters have changed, and mark them",
+            description="Name the published pages whose notebook, modules or parameters have changed since, and say so on their face; the exit status is 1 where there are any.")
+    command("readme", _readme, "write the verdicts and the picture of README.md from reports/results")
 
     made = command("publish", _publish, "copy a finished full run of a clean commit to reports/")
     profile(made, "full")
@@ -110,9 +118,9 @@ def _data(arguments: argparse.Namespace) -> int:
 
 
 def _claims(arguments: argparse.Namespace) -> int:
-    from gencausal import claims
+    from gencausal import claims, report
 
-    problems = claims.check()
+    problems = report.check()
     for problem in problems:
         print(problem, file=sys.stderr)
     if not problems:
@@ -141,6 +149,29 @@ def _restore(arguments: argparse.Namespace) -> int:
     from gencausal import report
 
     print("\n".join(report.restore()))
+    return 0
+
+
+def _bundle(arguments: argparse.Namespace) -> int:
+    from gencausal.report import bundle
+
+    print(_short(bundle.build()))
+    return 0
+
+
+def _stale(arguments: argparse.Namespace) -> int:
+    from gencausal import report
+
+    changed = report.stale()
+    print("\n".join(f"{name}: {file} changed since it was published" for name, file in changed.items()) or "Every published page was made by what is here.")
+    return int(bool(changed))
+
+
+def _readme(arguments: argparse.Namespace) -> int:
+    from gencausal.claims import guards
+    from gencausal.report import layout
+
+    print(_short(guards.write_readme(layout.SYSTEMS)))
     return 0
 
 

@@ -13,7 +13,7 @@ c = (x, z) drawn from a law of pairs, eps ~ N(0, 1), y_sigma = y + sigma eps':
 `Eq. laws`:       obs: (x, z) as observed; ipw: observed with w = p(z) / p(z | x); shuffle: z permuted over x; bernoulli: z ~ Bernoulli(p)
 
 The denoisers' parameters are constants in both losses; in sid the gradient reaches y through them, in dmd they enter the
-target only. Both use the levels of Eq. sid-sigma, so that the divergence alone differs. All tensors are
+target only. For a Gaussian teacher and fake the gradient is that of `Eq. sid-gradient`, in y: -sigma^4 (mu - m) / (sigma^2 + v)^2 before the normaliser. Both use the levels of Eq. sid-sigma, so that the divergence alone differs. All tensors are
 [S, B, M]: S stacked networks, B pairs, M draws a pair; the level sigma is one a pair, [S, B, 1].
 """
 

@@ -39,11 +39,14 @@ def computing(name: str) -> list[Path]:
 
 
 def stale(record: dict) -> str:
-    """The first file that has changed since the run of `record` (from `collect`) so that its numbers or its text may differ, or empty."""
+    """The first of notebook, modules and parameters that has changed since the run of `record` (from `collect`) so that its numbers or its text may differ, or empty."""
     source, known = notebook.source_path(record["notebook"]), record.get("modules", {})
     if not source.is_file() or sha256(source) != record.get("source_sha256"):
         return f"notebooks/{record['notebook']}.py"
-    return next((path.as_posix() for path in computing(record["notebook"]) if known.get(path.as_posix()) != code_sha256(path)), "")
+    changed = next((path.as_posix() for path in computing(record["notebook"]) if known.get(path.as_posix()) != code_sha256(path)), "")
+    if not changed and "parameters" in record and notebook.plan(record["notebook"], record["profile"]).parameters != record["parameters"]:
+        changed = f"the parameters of profile {record['profile']}"
+    return changed
 
 
 def _follow(name: str, step: Callable[[ast.Module, str], set[str]]) -> list[Path]:

@@ -51,7 +51,7 @@ def parts(profile: str) -> pd.DataFrame:
 def read_claims(profile: str | None) -> pd.DataFrame | None:
     """The judged ledger of `profile`, or the published one for None; None if it was not written yet."""
     path = (paths.root() / "reports" if profile is None else paths.build(profile)) / "results" / "claims.csv"
-    return pd.read_csv(path, keep_default_na=False, na_values={c: [""] for c in ("published", "ours", "ci_low", "ci_high")}) if path.is_file() else None
+    return pd.read_csv(path, float_precision="round_trip", keep_default_na=False, na_values={c: [""] for c in ("published", "ours", "ci_low", "ci_high")}) if path.is_file() else None
 
 
 def check() -> list[str]:

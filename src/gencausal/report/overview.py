@@ -131,7 +131,58 @@ def beside_published(ours: list[dict], published: list[dict]) -> list[dict]:
         else:
             place = "inside the published interval" if float(low) <= float(value) <= float(high) else "outside the published interval"
         now = rerun.get("verdict", "not run")
-        row = {"claim": claim["claim"], "statement": claim["statement"], "place": place, "verdict": now, "published_verdict": claim["verdict"]}
+        row = {"claim": claim["claim"], "statement": claim["statement"], "published": None if missing(claim["published"]) else claim["published"], "published_status": claim["published_status"], "place": place, "verdict": now, "published_verdict": claim["verdict"]}
         row |= {f"published_{name}": claim[name] for name in ("ours", "ci_low", "ci_high", "n_units", "n_seeds")}
         table.append(row | {name: rerun.get(name) for name in ("ours", "ci_low", "ci_high", "n_units", "n_seeds")})
     return table
+
+
+def ratio(claim: dict) -> float | None:
+    """Ours over published, None where either is missing or the published value is zero."""
+    return None if missing(claim["published"]) or missing(claim["ours"]) or not claim["published"] else float(claim["ours"]) / float(claim["published"])
+
+
+def against_published(claims: list[dict], width: int = 220) -> list[dict]:
+    """Claims with a published number and one of ours, with `bar`: (low, ours, high, published) in pixels of one axis, each over its published value.
+
+    The axis goes from 0 to twice the published value, or as far as an interval reaches; an interval that is missing has no length.
+    """
+    made = []
+    for claim in claims:
+        if ratio(claim) is None:
+            continue
+        low, high = (claim["ours"] if missing(claim[bound]) else claim[bound] for bound in ("ci_low", "ci_high"))
+        made.append(claim | {"over": [float(value) / float(claim["published"]) for value in (low, claim["ours"], high)]})
+    top = max([2.0, *(max(claim["over"]) for claim in made)])
+    for claim in made:
+        claim["bar"] = [round(4 + (width - 8) * max(value, 0) / top, 1) for value in (*sorted((claim["over"][0], claim["over"][2]))[:1], claim["over"][1], *sorted((claim["over"][0], claim["over"][2]))[1:], 1.0)]
+    return made
+
+
+_MACHINE = (("Profile", "profile"), ("Platform", "platform"), ("CPU", "cpu_capability"), ("Device", "device"), ("Threads", "threads"), ("Python", "python"), ("torch", "torch"), ("Commit", "commit"), ("Lock, sha256", "lock_sha256"))
+
+
+def differences(here: dict[str, dict], there: dict[str, dict]) -> list[dict]:
+    """What differs between two runs by their records (by notebook): `what`, `published`, `here`, over the notebooks that both have; packages one by one, parameters by notebook."""
+    both, made = sorted(set(here) & set(there)), []
+
+    def told(what: str, pairs: set[tuple[str, str]]) -> None:
+        changed = {pair for pair in pairs if pair[0] != pair[1]}
+        published, ours = (", ".join(sorted({pair[side] for pair in changed})) for side in (0, 1))
+        if changed:
+            made.append({"what": what, "published": published, "here": ours})
+
+    def short(value) -> str:
+        return "–" if value is None else str(value)[:12] if isinstance(value, str) and len(value) >= 40 else str(value)
+
+    for what, key in _MACHINE:
+        told(what, {(short(there[name].get(key)), short(here[name].get(key))) for name in both})
+    packages = {name for notebook in both for run in (here, there) for name in run[notebook].get("versions") or {}}
+    for package in sorted(packages, key=str.lower):
+        told(f"Package {package}", {tuple(short((run[name].get("versions") or {}).get(package)) for run in (there, here)) for name in both})
+    for name in both:
+        ours, theirs = here[name].get("parameters") or {}, there[name].get("parameters") or {}
+        for key in [*theirs, *(key for key in ours if key not in theirs)]:
+            if key != "profile":
+                told(f"{name}, {key}", {(short(theirs.get(key)), short(ours.get(key)))})
+    return made

@@ -227,7 +227,7 @@ def _align(table) -> None:
 
 def _headings(soup: BeautifulSoup, page: Page) -> str:
     """Anchors on the headings of the text and the page's contents; takes the first top heading out and returns its HTML, for the title."""
-    title, used = "", {"content", "contents", "provenance"}
+    title, used = "", {"content", "contents", "equations", "provenance"}
     for heading in soup(["h1", "h2", "h3", "h4", "h5", "h6"]):
         if not heading.find_parent(class_="text"):
             heading.name = "p"

@@ -20,7 +20,7 @@ from gencausal.report import figures, pages
 
 PROFILE = "full"  # the published one
 _PAGE = re.compile(r'<main id="content">\n<h1>(?P<title>.*?)</h1>\n.*?<p class="face">.*?</p>\n(?P<body>.*)\n<nav class="turn" aria-label="Pages">', re.DOTALL)
-_CONTENTS = re.compile(r'<summary id="contents">On this page</summary>\n<ol>\n(.*?)<li class="level2"><a href="#provenance">', re.DOTALL)
+_CONTENTS = re.compile(r'<summary id="contents">On this page</summary>\n<ol>\n(.*?)<li class="level2"><a href="#(?:equations|provenance)">', re.DOTALL)
 _HEADING = re.compile(r'<li class="level(\d)"><a href="#([^"]*)">(.*?)</a></li>\n', re.DOTALL)
 # Cards, cells and folded code bear classes and ids that nothing from a notebook's data may have (clean.html).
 _CARD = re.compile(r'<article class="claim".*?<code>(.*?)</code>.*?</article>', re.DOTALL)

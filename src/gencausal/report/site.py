@@ -11,8 +11,9 @@ from pathlib import Path
 import nbformat
 import pandas as pd
 
-from gencausal import claims, notebook, paths
-from gencausal.report import clean, drawing, layout, overview, pages, restored
+from gencausal import claims, notebook, paths, provenance
+from gencausal.claims import guards
+from gencausal.report import clean, index, layout, overview, pages, restored
 
 MODULES = {  # notebook: what it leans on and what guards it (STYLE.md)
     "00_overview": (("claims", "data/registry"), ("claims", "registry")),
@@ -42,7 +43,7 @@ class Study:
     claims: list[dict]
     rows: pd.DataFrame
     tables: dict[str, bytes]
-    outdated: dict[str, str] = field(default_factory=dict)  # notebook to what has changed since its published page, where that page is shown
+    outdated: dict[str, str] = field(default_factory=dict)  # notebook to the file that has changed since it was run
 
     def state(self, name: str) -> str:
         """`completed` only where an accepted notebook and a record that agrees are there; what was not run is never that."""
@@ -80,7 +81,8 @@ def read(profile: str) -> Study:
     for ending in (".failed.ipynb", ".ipynb"):  # an accepted notebook wins over one that failed
         paths_found = (folder / "notebooks").glob(f"[0-9][0-9]*_*{ending}")
         executed |= {path.name.removesuffix(ending): path for path in paths_found if "." not in path.name.removesuffix(ending)}
-    names = sorted(set(notebook.names()) | set(executed))
+    sources = notebook.names()
+    names = sorted(set(sources) | set(executed))
     published = restored.read_published() if profile == restored.PROFILE else {}
     again = []
     for name in names:
@@ -93,7 +95,8 @@ def read(profile: str) -> Study:
             found[name] = page
             again.append(name)
     judged = claims.evaluate(profile)
-    outdated = {name: changed for name in again if (changed := restored.outdated(name, published, judged))}
+    outdated = {name: changed for name in found if name in sources and name in records and (changed := provenance.stale(records[name]))}
+    outdated |= {name: changed for name in again if name not in outdated and (changed := restored.outdated(name, published, judged))}
     tables = {path.name: path.read_bytes() for path in sorted((folder / "results").glob("*.csv"))}
     return Study(profile, names, found, records, _claims(judged, found), claims.read(profile), tables, outdated)
 
@@ -185,7 +188,19 @@ def _card(study: Study, name: str) -> dict:
     }
 
 
-def _page_html(study: Study, name: str, folder: Path) -> str:
+def _equations(page: pages.Page, where: dict[str, dict[str, list[Path]]], folder: Path) -> list[dict]:
+    """For each section of a page that cites equation keys: its anchor, its heading and, for each key, the modules and the tests that name it."""
+    made, headings = [], {anchor: heading for anchor, _, heading in page.contents}
+    for section in re.split(r'(?=<h[23] id=")', page.body):
+        anchor = re.match(r'<h[23] id="([^"]*)">', section)
+        cited = guards.keys(" ".join(re.findall(r"<code>(Eq\. [^<]*)</code>", section)))
+        rows = [{"key": key} | {kind: [(file.name.removesuffix(".py"), relative(file, folder)) for file in where[kind].get(key, [])] for kind in where} for key in sorted(cited)]
+        if rows:
+            made.append({"anchor": anchor[1] if anchor else "content", "heading": headings.get(anchor[1], anchor[1]) if anchor else "Introduction", "rows": rows})
+    return made
+
+
+def _page_html(study: Study, name: str, folder: Path, where: dict[str, dict[str, list[Path]]]) -> str:
     page = study.pages[name]
     shown = [other for other in study.notebooks if other in study.pages]
     place = shown.index(name)
@@ -196,31 +211,21 @@ def _page_html(study: Study, name: str, folder: Path) -> str:
         profile=study.profile,
         meaning=layout.PROFILES[study.profile],
         state=study.state(name),
+        outdated=study.outdated.get(name, ""),
         title=page.title,
         plain_title=layout.Markup(page.title).striptags(),
         contents=page.contents,
         body=_mend_links(page.body, name, study, folder),
         cells=page.cells,
+        csv=f"results/{name}.csv" if f"{name}.csv" in study.tables else "",
         links=_behind(name, folder),
         notebooks=[_card(study, other) for other in study.notebooks],
         previous=_card(study, shown[place - 1]) if place else None,
         next=_card(study, shown[place + 1]) if place + 1 < len(shown) else None,
+        equations=_equations(page, where, folder),
         facts=facts,
         listings=listings,
     )
-
-
-def _with_links(claim: dict, study: Study) -> dict:
-    """The claim with links to the cell that shows it and to its rows, each only where the target is there."""
-    source = claim["notebook"]
-    homes = [source, *study.notebooks] if source in study.pages else study.notebooks
-    home = next((name for name in homes if name in study.pages and claim["claim"] in study.pages[name].claims), None)
-    cell = f"{home}.html#cell-id={study.pages[home].claims[claim['claim']][0]}" if home else ""
-    return claim | {"cell_href": cell, "csv_href": f"results/{source}.csv" if f"{source}.csv" in study.tables else ""}
-
-
-def _anchor(experiment: str, metric: str) -> str:
-    return f"rows-{experiment}-{metric}".replace(".", "-")
 
 
 def published_claims() -> list[dict]:
@@ -229,45 +234,14 @@ def published_claims() -> list[dict]:
     return [] if table is None else _records(table)
 
 
-def _index_html(study: Study, published: list[dict]) -> str:
-    cards = [_card(study, name) for name in study.notebooks]
-    headlines = []
-    for experiment, metric, heading in overview.HEADLINES:
-        rows = overview.whiskers(overview.headline(study.rows, experiment, metric))
-        if rows:
-            headlines.append({"anchor": _anchor(experiment, metric), "heading": heading, "experiment": experiment, "metric": metric, "rows": rows})
-    together = [record for record in study.records.values()]
-    commits = sorted({str(record.get("commit"))[:12] + (" with uncommitted changes" if record.get("dirty") else "") for record in together})
-    seconds = [record["wall_seconds"] for record in together if record.get("wall_seconds") is not None]
-    facts = [
-        ("Profile", study.profile),
-        ("Commit", ", ".join(commits) or "–"),
-        ("Notebooks run", f"{sum(card['state'] == 'completed' for card in cards)} of {len(cards)}"),
-        ("Wall time, all notebooks", layout.duration(sum(seconds)) if seconds else "–"),
-    ]
-    facts += [(term, ", ".join(sorted({str(record[key]) for record in together if record.get(key)}))) for term, key in (("Device", "device"), ("torch", "torch"), ("Python", "python"), ("Platform", "platform")) if any(record.get(key) for record in together)]
-    return layout.render(
-        "overview.html.j2",
-        profile=study.profile,
-        meaning=layout.PROFILES[study.profile],
-        notebooks=cards,
-        unfinished=[f"{card['name']}: {card['state']}" for card in cards if card["state"] != "completed"],
-        verdicts=overview.counts(study.claims),
-        looks=list(layout.VERDICTS.values()),
-        claims=[_with_links(claim, study) for claim in study.claims],
-        claims_csv="claims.csv" in study.tables,
-        headlines=headlines,
-        rerun=overview.beside_published(study.claims, published) if published else [],
-        published_profile=next((claim["profile"] for claim in published if claim.get("profile")), "full"),
-        graph=drawing.graph(cards),
-        facts=facts,
-    )
-
-
 def files(study: Study, target: Path, published: list[dict]) -> dict[str, bytes]:
     """Name to content of every file of the reports, with links that are right from `target`."""
-    files: dict[str, str | bytes] = {f"{name}.html": _page_html(study, name, target) for name in study.pages}
-    files["index.html"] = _index_html(study, published)
+    where = guards.places()
+    files: dict[str, str | bytes] = {f"{name}.html": _page_html(study, name, target, where) for name in study.pages}
+    cards = [_card(study, name) for name in study.notebooks]
+    files["index.html"] = index.html(study, cards, published)
+    if published:
+        files["rerun.html"] = index.rerun_html(study, published, restored.read_published()["notebooks"])
     files |= {f"results/{name}": content for name, content in study.tables.items()}
     commits = {record.get("commit") for record in study.records.values()}
     summary = {"commit": commits.pop() if len(commits) == 1 else None, "profile": study.profile, "notebooks": study.records}
