@@ -5,6 +5,7 @@ Notation: m(x, k) mean outcome of the training cells of stratum x and condition 
     control_mean      m(x, 0)                                                           no effect
     covariate_mean    m(x, t'), else the mean of all training cells under t', else m(x, 0)
     mean_shift        m(x, 0) + mean over the strata x' != x of d(x', t')               `Eq. shift`; undefined where no other stratum knows t'
+    weighted_shift    m(x, 0) + sum over the strata s != x of w_xs d(s, t'), w falling with the distance of their controls (ours, Eq. borrow); its temperature by leaving out each training stratum in turn
     ridge             a linear map of [x, t'], main effects only; its penalty by the squared error on held-out factual rows, then fitted to all training rows    `Eq. ridge`
     additive          m(x, 0) + sum over the parts j of t' of dose_j / dose * d(x, j)   `Eq. additive`; j alone at its nearest dose, in x itself or else the mean of the strata that know it, else 0: a part never seen alone cannot be predicted
 """
@@ -17,7 +18,8 @@ from gencausal import checks, seeding
 from gencausal.data.cell_table import CellTable
 from gencausal.data.cells import split_validation
 
-NAMES = ("control_mean", "covariate_mean", "mean_shift", "ridge", "additive")
+NAMES = ("control_mean", "covariate_mean", "mean_shift", "weighted_shift", "ridge", "additive")
+TEMPERATURES = (0.2, 0.5, 1.0, 2.0, 5.0, np.inf)
 PENALTIES = np.logspace(-3, 4, 15)
 SHARE = 0.1  # of the training rows, held back to choose the penalty
 
@@ -36,7 +38,7 @@ def fit(name: str, table: CellTable, seed: int = 0) -> Predict:
     if np.isnan(means[:, table.control]).any():
         missing = table.strata[int(np.flatnonzero(np.isnan(means[:, table.control]).any(1))[0])]
         raise checks.InputError(f"Stratum {missing!r} has no control among the training cells; keep its controls in train or leave it out.")
-    profiles = {"control_mean": _control_mean, "covariate_mean": _covariate_mean, "mean_shift": _mean_shift, "additive": _additive}[name](table, means)
+    profiles = {"control_mean": _control_mean, "covariate_mean": _covariate_mean, "mean_shift": _mean_shift, "weighted_shift": _weighted_shift, "additive": _additive}[name](table, means)
 
     def predict(outcome: np.ndarray, treatment: np.ndarray, covariates: np.ndarray, treatment_cf: np.ndarray) -> np.ndarray:
         x, k = _listed(covariates, table.stratum_covariates, "covariates"), _listed(treatment_cf, table.condition_treatment, "treatment_cf")
@@ -106,6 +108,42 @@ def _additive(table: CellTable, means: np.ndarray) -> np.ndarray:
                 nearest = min(alone, key=lambda c: abs(doses[c, part] - doses[k, part]))
                 everywhere = _mean_known(shifts[:, nearest])
                 made[:, k] += np.where(np.isnan(shifts[:, nearest]), everywhere, shifts[:, nearest]) * (doses[k, part] / doses[nearest, part])
+    return made
+
+
+def _weighted_shift(table: CellTable, means: np.ndarray) -> np.ndarray:
+    kept = temperature(means, table.control)
+    return np.stack([np.stack([means[x, k] if k == table.control else _borrow(means, table.control, x, k, kept) for k in range(means.shape[1])]) for x in range(len(means))])
+
+
+def _borrow(means: np.ndarray, control: int, x: int, k: int, temperature: float) -> np.ndarray:
+    r"""The mean outcome [G] of stratum x under condition k, told by the other strata whose controls are like its own (ours; Eq. borrow): with c_s the mean control of stratum s and q_s = ||c_x - c_s||^2,
+
+        m_xk = c_x + sum_s w_s (m_sk - c_s),   w_s proportional to exp(- q_s / (temperature min_s q_s)),   s != x observed under control and k.
+
+    means: [X, K, G], NaN where a group has no training cell; NaN where no other stratum knows k. An infinite temperature gives the mean shift.
+    """
+    others = [s for s in range(len(means)) if s != x and not np.isnan(means[s, [control, k], 0]).any()]
+    if not others or np.isnan(means[x, control, 0]):
+        return np.full(means.shape[2], np.nan)
+    q = ((means[others, control] - means[x, control]) ** 2).sum(1)
+    weight = np.exp(-(q - q.min()) / (temperature * max(q.min(), 1e-12)))
+    return means[x, control] + weight / weight.sum() @ (means[others, k] - means[others, control])
+
+
+def temperature(means: np.ndarray, control: int) -> float:
+    """The one of TEMPERATURES with which `_borrow` tells the known groups best, each left out in turn, by squared error over all genes; infinite (a plain mean shift) where no group can be told."""
+    known = [(x, k) for x in range(means.shape[0]) for k in range(means.shape[1]) if k != control and not np.isnan(means[x, k, 0])]
+    errors = [np.nansum([((_borrow(means, control, x, k, value) - means[x, k]) ** 2).sum() for x, k in known]) for value in TEMPERATURES]
+    return TEMPERATURES[int(np.argmin(errors))] if np.max(errors) > 0 else np.inf
+
+
+def borrowed(means: np.ndarray, control: int, value: float | None = None) -> np.ndarray:
+    """`means` [X, K, G] with every group without cells (NaN) told by like strata, at temperature `value` or the one that `temperature` chooses; what nobody knows stays NaN."""
+    value = temperature(means, control) if value is None else value
+    made = means.copy()
+    for x, k in zip(*np.nonzero(np.isnan(means[..., 0]))):
+        made[x, k] = _borrow(means, control, x, k, value)
     return made
 
 

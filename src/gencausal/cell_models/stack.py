@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from gencausal import checks, seeding
+from gencausal.cell_models import simple
 from gencausal.checkpoints import config_hash, tensor_hash
 from gencausal.data.cell_table import CellTable
 from gencausal.training import Player, fit
@@ -25,13 +26,15 @@ from gencausal.vci.networks import CellNetworks
 
 WEIGHTS = {  # w0, w1, w2, and the weight of the divergence to N(0, 1) as a share of one element (1 / G)
     "vci": (1.0, 1.7, 0.1, 0.0),
+    "vci_reweighted": (0.03, 1.7, 0.0003, 0.0),
     "vci_no_divergence": (1.0, 1.7, 0.0, 0.0),
     "vci_no_supervision": (1.0, 0.0, 0.1, 0.0),
     "autoencoder": (1.0, 0.0, 0.0, 0.0),
     "cvae": (1.0, 0.0, 0.0, 1.0),
 }
-"""The published weights (Marson script, spec vci, 2.4), one row a method. The conditional VAE's divergence is counted once a cell, as in the evidence bound, where L0 is a mean over G."""
+"""The published weights (Marson script, spec vci, 2.4), one row a method; `vci_reweighted` is ours, for few cells and few steps. The conditional VAE's divergence is counted once a cell, as in the evidence bound, where L0 is a mean over G."""
 EVERY_MATCH = 0
+CHOSEN = -1.0
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,7 @@ class Config:
     replacement (20 as published), or `EVERY_MATCH` for the mean over all of them, the same loss in expectation; lr, weight_decay; average: decay of the averaged weights; clip: largest
     gradient norm (inf: none, as published for genes); warmup: rounds; width, latent, embedding, relu_heads, norm, likelihood, sees_treatment, sees_covariates: of `CellNetworks`; divergence: official or exact; refresh: rounds between
     copies of the encoder into a frozen evaluating one, 0 for the live encoder (as published for genes); control_cf: whether t' may be the control; borrow: temperature of
-    matches borrowed from like covariates where there are none (`borrowed`), 0 for none, as published; joint: factual and drawn treatments
+    matches borrowed from like strata where there are none (Eq. borrow), 0 for none, as published, `CHOSEN` for the one that tells the training groups best; joint: factual and drawn treatments
     pass the decoder's norm together (`objective.terms`); informed_start: begin at the genes' training means and spreads.
     """
 
@@ -80,28 +83,6 @@ class Member:
     seed: int
 
 
-def borrowed(means: torch.Tensor, control: int, temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
-    r"""Mean outcomes of groups without a cell, borrowed from strata whose controls are alike (ours; Eq. borrow): with c_x the mean control of stratum x and q_xs = ||c_x - c_s||^2,
-
-        m_xk = c_x + sum_s w_s (m_sk - c_s),   w_s proportional to exp(- q_xs / (temperature min_s q_xs)),   s over strata observed under control and k.
-
-    means: [X, K, G], NaN where a group has no training cell. Returns the means with what could be borrowed filled in, and whether a group has a mean now, [X, K].
-    An infinite temperature gives the mean shift over the other strata.
-    """
-    known = ~means[..., 0].isnan()
-    controls = means[:, control]
-    distance = torch.cdist(controls.double(), controls.double()).square()
-    found, filled = known.clone(), means.clone()
-    for x, k in (~known).nonzero().tolist():
-        others = (known[:, control] & known[:, k]).nonzero()[:, 0]
-        if known[x, control] and len(others):
-            q = distance[x, others]
-            weight = torch.softmax(-q / (temperature * q.min().clamp(min=1e-12)), 0).to(means.dtype)
-            filled[x, k] = controls[x] + weight @ (means[others, k] - controls[others])
-            found[x, k] = True
-    return filled, found
-
-
 class Cells:
     """The training cells of several tables on a device, drawn for each stream (a table and a seed).
 
@@ -122,6 +103,7 @@ class Cells:
         self.treatment = put([t.condition_treatment[t.condition] for t in tables], torch.float32).flatten(0, 1)
         self.covariates = put([t.covariates for t in tables], torch.float32).flatten(0, 1)
         self.condition_treatment = put([t.condition_treatment for t in tables], torch.float32)[0]
+        self.stratum_covariates = put([t.stratum_covariates for t in tables], torch.float32)[0]
         K = len(tables[0].conditions)
         self.stratum = put([t.stratum for t in tables], torch.long).flatten()
         chosen = [tables[table] for table, _ in streams]
@@ -150,9 +132,10 @@ class Cells:
         self.known = self.count > 0
         if config.borrow:
             for row, t in enumerate(chosen):
-                means, found = borrowed(self.means[row].unflatten(0, (-1, K)), t.control, config.borrow)
-                new = found.flatten() & ~self.known[row]
-                self.means[row] = torch.where(new[:, None], means.flatten(0, 1), self.means[row])
+                means = simple.borrowed(self.means[row].unflatten(0, (-1, K)).double().cpu().numpy(), t.control, config.borrow if config.borrow > 0 else None)
+                means = torch.as_tensor(means).to(self.means).flatten(0, 1)
+                new = ~means[:, 0].isnan() & ~self.known[row]
+                self.means[row] = torch.where(new[:, None], means, self.means[row])
                 self.squares[row] = torch.where(new, (self.means[row] * self.means[row]).mean(-1), self.squares[row])
                 self.known[row] |= new
         self.means, self.squares = torch.nan_to_num(self.means), torch.nan_to_num(self.squares)
@@ -188,7 +171,7 @@ class Cells:
 class Fitted:
     """A trained stack. `networks` in evaluation mode; `members` and `tables` as given to `train`; `history` of the loss terms; `seconds` of training."""
 
-    networks: CellNetworks
+    networks: nn.Module
     members: list[Member]
     tables: list[CellTable]
     history: list[dict]
@@ -197,14 +180,14 @@ class Fitted:
     @torch.no_grad()
     def _run(self, function: str, member: int, *arrays: np.ndarray, size: int = 4096):
         one = self.alone(member)
-        device = one.encoder_head.weight.device
+        device = next(one.parameters()).device
         parts = [torch.as_tensor(np.asarray(a), dtype=torch.float32, device=device)[None] for a in arrays]
         found = [getattr(one, function)(*chunk) for chunk in zip(*(p.split(size, 1) for p in parts), strict=True)]
         if function == "encode":
             return tuple(torch.cat(halves, 1)[0].cpu().numpy() for halves in zip(*found))
         return torch.cat(found, 1)[0].cpu().numpy()
 
-    def alone(self, member: int) -> CellNetworks:
+    def alone(self, member: int) -> nn.Module:
         """The network of one member as a stack of one."""
         return _with_parameters(copy.deepcopy(self.networks), lambda name, p: p[member:member + 1].clone()).requires_grad_(False)
 
@@ -227,12 +210,12 @@ def make(tables: list[CellTable], members: list[Member], config: Config, device:
     single = {stream: build(stream[1]) for stream in streams}
     if config.informed_start and config.likelihood == "normal":
         for (index, _), networks in single.items():
-            _start(networks, tables[index])
+            informed(networks, tables[index])
     return _with_parameters(build(0), lambda name, p: torch.cat([single[m.table, m.seed].get_parameter(name).detach() for m in members]))
 
 
 @torch.no_grad()
-def _start(networks: CellNetworks, table: CellTable) -> None:
+def informed(networks: CellNetworks, table: CellTable) -> None:
     """Start the decoder at the mean and standard deviation of every gene over the training cells, and the encoder's first layer centred on the mean, with outputs of variance one: the same networks, nearer to where they go."""
     outcome = torch.as_tensor(table.outcome[table.train]).to(networks.embed.weight)
     var, mean = torch.var_mean(outcome, 0, correction=0)
@@ -267,6 +250,12 @@ class Evaluator(nn.Module):
         return self.networks
 
 
+def identity(tables: list[CellTable], members: list[Member]) -> dict:
+    """What names tables and members in a checkpoint's configuration."""
+    return {"members": [[m.table, list(m.weights), m.seed] for m in members],
+            "tables": [[t.name, t.unit, tensor_hash(*(torch.as_tensor(a) for a in (t.outcome, t.train, t.condition, t.stratum)))] for t in tables]}
+
+
 def train(tables: list[CellTable], members: list[Member], config: Config, checkpoint: Path | None = None, device: torch.device | str = "cpu", label: str = "vci") -> Fitted:
     """Train every member at once; a killed training continues from `checkpoint` (a folder). InputError if the tables do not fit together."""
     device = torch.device(device)
@@ -274,19 +263,17 @@ def train(tables: list[CellTable], members: list[Member], config: Config, checkp
     cells = Cells(tables, streams, config, device)
     networks = make(tables, members, config, device)
     stream = torch.tensor([streams.index((m.table, m.seed)) for m in members], device=device)
-    identity = len(streams) == len(members)
     G = tables[0].outcome.shape[1]
     weights = torch.tensor([[*m.weights[:3], m.weights[3] / G] for m in members], device=device).T.contiguous()
     evaluator = Evaluator(networks, config.refresh) if config.refresh else None
 
     def loss() -> dict[str, torch.Tensor]:
         batch = cells.draw(config.latent)
-        if not identity:
+        if len(streams) < len(members):
             batch = objective.Batch(*(getattr(batch, name)[stream] for name in objective.Batch.__dataclass_fields__))
         return objective.terms(networks, batch, weights, config.divergence, evaluator and evaluator.renewed(networks), joint=config.joint)
 
-    about = {"method": "vci", "recipe": 1, "config": asdict(config), "members": [[m.table, list(m.weights), m.seed] for m in members],
-             "tables": [[t.name, t.unit, tensor_hash(*(torch.as_tensor(a) for a in (t.outcome, t.train, t.condition, t.stratum)))] for t in tables]}
+    about = {"method": "vci", "recipe": 1, "config": asdict(config), **identity(tables, members)}
     path = None if checkpoint is None else checkpoint / f"{label}-{config_hash(about)}.safetensors"
     players = {"vci": Player(networks, loss, config.lr, betas=(0.9, 0.999), weight_decay=config.weight_decay, average=config.average, clip=config.clip)}
     if evaluator:
