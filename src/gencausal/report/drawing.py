@@ -8,7 +8,7 @@ from gencausal.report import layout
 READS = {"02a_score_distillation": ("01_diffusion_pretraining",), "02b_treatment_effects": ("01_diffusion_pretraining",),
          "03a_counterfactual_images": ("01b_image_diffusion",), "03b_image_benchmark": ("03a_counterfactual_images",), "03c_image_trust": ("03a_counterfactual_images",)}
 LEDGER = "06_claims"
-_WIDTH, _HEIGHT, _ACROSS, _DOWN = 244, 46, 60, 16
+_WIDTH, _HEIGHT, _ACROSS, _DOWN = 240, 46, 36, 16
 
 
 def columns(names: list[str]) -> list[list[str]]:
