@@ -3,5 +3,6 @@
 from gencausal.estimators.guided import GuidedCounterfactuals
 from gencausal.estimators.iwdd import IWDD
 from gencausal.estimators.overlap import ExtrapolationWarning
+from gencausal.estimators.vci import VCI
 
-__all__ = ["ExtrapolationWarning", "GuidedCounterfactuals", "IWDD"]
+__all__ = ["ExtrapolationWarning", "GuidedCounterfactuals", "IWDD", "VCI"]

@@ -10,6 +10,8 @@ As published, both heads of the encoder end in a ReLU, so that mu >= 0 and sigma
 Shapes: S networks, B cells, M draws, G genes, T treatment columns, C covariate columns, L latents. Every parameter has the leading axis S; slices never mix.
 """
 
+from contextlib import contextmanager
+
 import torch
 from torch import nn
 from torch.nn.functional import relu, softplus
@@ -24,12 +26,12 @@ LIKELIHOODS = ("normal", "bernoulli", "negative_binomial")
 class Norm(nn.Module):
     """Normalises features [S, N, h]: over the N rows of the pass (`batch`), over the h features of a row (`layer`), or not at all (`none`), then scales and shifts.
 
-    The running mean and variance of `batch` are parameters without gradient, so that they are averaged, checkpointed and chosen with the weights.
+    The running mean and variance of `batch` are parameters without gradient, so that they are averaged, checkpointed and chosen with the weights; `remembering` limits who updates them.
     """
 
     def __init__(self, stack: int, width: int, kind: str, device: torch.device, momentum: float = 0.1):
         super().__init__()
-        self.kind, self.momentum = kind, momentum
+        self.kind, self.momentum, self.remembers = kind, momentum, None
         if kind != "none":
             self.weight, self.bias = nn.Parameter(torch.ones(stack, 1, width, device=device)), nn.Parameter(torch.zeros(stack, 1, width, device=device))
         if kind == "batch":
@@ -44,9 +46,9 @@ class Norm(nn.Module):
         elif self.training:
             var, mean = torch.var_mean(x, 1, correction=0, keepdim=True)
             with torch.no_grad():
-                n = x.shape[1]
-                self.mean.lerp_(mean.detach(), self.momentum)
-                self.var.lerp_(var.detach() * (n / max(n - 1, 1)), self.momentum)
+                n, momentum = x.shape[1], self.momentum if self.remembers is None else self.momentum * self.remembers
+                self.mean.lerp_(mean.detach(), momentum)
+                self.var.lerp_(var.detach() * (n / max(n - 1, 1)), momentum)
         else:
             mean, var = self.mean, self.var
         factor = self.weight * (var + 1e-5).rsqrt()
@@ -87,6 +89,18 @@ class CellNetworks(nn.Module):
         self.encoder_head = StackedLinear(stack, width, 2 * latent, rng)
         self.decoder = Trunk(stack, [latent + treatments, width, width], norm, rng)
         self.decoder_head = StackedLinear(stack, width, 2 * genes, rng)
+
+    @contextmanager
+    def remembering(self, which: torch.Tensor):
+        """Within it only the networks of `which [S]` take a pass into their running moments: the others would not make it alone."""
+        norms = [m for m in self.modules() if isinstance(m, Norm)]
+        for norm in norms:
+            norm.remembers = None if which.all() else which.view(-1, 1, 1).to(self.embed.weight)
+        try:
+            yield
+        finally:
+            for norm in norms:
+                norm.remembers = None
 
     def encode(self, outcome: torch.Tensor, treatment: torch.Tensor, covariates: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean and standard deviation [S, B, L] of q(z | y, x, t) (Eq. encoder): `outcome [S, B, G], treatment [S, B, T], covariates [S, B, C]`."""

@@ -139,7 +139,8 @@ def terms(networks: CellNetworks, batch: Batch, weights: torch.Tensor, form: str
 
     weights: [4, S], w0, w1, w2 and the weight of the divergence to N(0, 1); evaluator: a frozen copy whose encoder evaluates both arguments of L2 (as published for images), the
     live encoder if None (as for cells); detach_encode: L2 sees a latent drawn without gradient to the encoder, so that it trains the decoder alone. joint: factual and drawn
-    treatments pass the decoder together, so that BatchNorm sees both (as published, apart: where all drawn treatments are equal it then subtracts what they do). A term whose weight is zero in every network is not computed.
+    treatments pass the decoder together, so that BatchNorm sees both (as published, apart: where all drawn treatments are equal it then subtracts what they do). A term whose weight is zero in every network is not computed;
+    where it is zero in some, their norms forget its passes, so that a network ends alike alone or in company.
     """
     w0, w1, w2, prior = weights
     mean, scale = networks.encode(batch.outcome, batch.treatment, batch.covariates)
@@ -158,15 +159,17 @@ def terms(networks: CellNetworks, batch: Batch, weights: torch.Tensor, form: str
         loss = -log_likelihood(networks.likelihood, head(hidden.flatten(1, 2)).unflatten(1, (M, B)), batch.outcome[:, None]).mean((1, 2, 3))
     found = {"reconstruction": w0 * loss}
     if w1.any() or w2.any():
-        outcome_cf = networks.mean(networks.hidden(latents[:, -1], batch.treatment_cf) if hidden_cf is None else hidden_cf)
+        with networks.remembering((w1 != 0) | (w2 != 0)):
+            outcome_cf = networks.mean(networks.hidden(latents[:, -1], batch.treatment_cf) if hidden_cf is None else hidden_cf)
         if w1.any():
             compared = outcome_cf.log1p() if networks.likelihood == "negative_binomial" else outcome_cf
             found["supervision"] = w1 * match(compared, batch.matched_mean, batch.matched_square, batch.matched)
         if w2.any():
-            if detach_encode:
-                outcome_cf = networks.mean(networks.hidden(latents[:, -1].detach(), batch.treatment_cf))
-            first = (mean, scale) if evaluator is None else evaluator.encode(batch.outcome, batch.treatment, batch.covariates)
-            again = (evaluator or networks).encode(outcome_cf, batch.treatment_cf, batch.covariates)
+            with networks.remembering(w2 != 0):
+                if detach_encode:
+                    outcome_cf = networks.mean(networks.hidden(latents[:, -1].detach(), batch.treatment_cf))
+                first = (mean, scale) if evaluator is None else evaluator.encode(batch.outcome, batch.treatment, batch.covariates)
+                again = (evaluator or networks).encode(outcome_cf, batch.treatment_cf, batch.covariates)
             found["divergence"] = w2 * divergence(*first, *again, form).mean(-1)
     if prior.any():
         found["prior"] = prior * divergence(mean, scale, torch.zeros_like(mean), torch.ones_like(scale), "exact").mean(-1)
