@@ -136,3 +136,32 @@ def test_ceilings_are_near_those_of_the_specification():
     for name, wanted in (("kang_donors", (0.971, 0.970)), ("glioblastoma", (0.982, 0.980)), ("norman", (0.989, 0.990)), ("mcfaline", (0.929, 0.902))):
         rows = cell_metrics.ceiling_scores(cells.load(name), np.random.default_rng(0), halvings=20)
         assert [np.mean([row["value"] for row in rows if row["metric"] == metric]) for metric in ("r2_all", "r2_de")] == pytest.approx(wanted, abs=0.02)
+
+
+@pytest.mark.parametrize("temperature", [0.5, 2.0, np.inf])
+@pytest.mark.parametrize("kept", [0.0, 0.5, 1.0])
+def test_borrow_in_closed_form(temperature, kept):
+    """Eq. borrow: with controls at squared distances 1 and 4 the weights are e^(-1 / temperature) and e^(-4 / temperature); an infinite temperature with kept = 1 is the mean shift, with kept = 0 the mean of the treated."""
+    means = np.full((3, 2, 2), np.nan)
+    means[:, 0], means[1:, 1] = [[0, 0], [1, 0], [0, 2]], [[4, 1], [5, 1]]
+    w = np.exp(-np.array([1, 4]) / temperature)
+    w /= w.sum()
+    expected = w @ means[1:, 1] + kept * (means[0, 0] - w @ means[1:, 0])
+    np.testing.assert_allclose(simple.borrow(means, 0, 0, 1, temperature, kept), expected, rtol=1e-12)
+    if np.isinf(temperature) and kept == 1:
+        np.testing.assert_allclose(expected, (means[1:, 1] - means[1:, 0]).mean(0))
+    assert np.isnan(simple.borrow(means[:1], 0, 0, 1, temperature, kept)).all(), "nobody knows the treatment"
+
+
+@pytest.mark.parametrize("kept", [0.0, 0.5, 1.0])
+def test_like_finds_the_share_that_made_the_groups(kept):
+    """The share of a stratum's own deviation that its treated mean keeps is found from the training groups, and the held-out group is told by it, whatever it holds."""
+    rng = np.random.default_rng(0)
+    controls, treated = rng.normal(size=(6, 80)), 3 * rng.normal(size=80)
+    means = np.stack([controls, treated + kept * (controls - controls.mean(0))], 1)
+    held = means.copy()
+    held[0, 1] = np.nan
+    assert simple.like(held, 0)[1] == kept
+    error = lambda share: np.abs(simple.borrow(held, 0, 0, 1, np.inf, share) - means[0, 1]).mean()  # noqa: E731
+    assert error(kept) < 0.25 and all(error(kept) < error(other) for other in (0.0, 0.5, 1.0) if other != kept)
+    np.testing.assert_array_equal(simple.borrowed(held, 0)[~np.isnan(held)], held[~np.isnan(held)])

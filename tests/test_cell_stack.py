@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from gencausal import checks, training
-from gencausal.cell_models import stack
+from gencausal.cell_models import simple, stack
 from gencausal.data.cell_table import CellTable
 from gencausal.data.cell_worlds import cell_world
 from gencausal.vci import objective
@@ -104,7 +104,7 @@ def test_the_law_of_the_drawn_treatment(wide):
 def test_only_training_cells_are_drawn(wide):
     """Cells outside `train` are neither drawn nor matched: nothing changes when they hold other values."""
     other = replace(wide, outcome=np.where(np.isin(np.arange(wide.n), wide.train)[:, None], wide.outcome, 1e6).astype(np.float32))
-    for config in (SMALL, replace(SMALL, matches=stack.EVERY_MATCH), replace(SMALL, borrow=0.5)):
+    for config in (SMALL, replace(SMALL, matches=stack.EVERY_MATCH), replace(SMALL, borrow=True)):
         one, two = (draws(t, config, 3)[1] for t in (wide, other))
         assert all(torch.equal(getattr(a, f), getattr(b, f)) for a, b in zip(one, two) for f in objective.Batch.__dataclass_fields__)
     assert same(parameters(stack.train([wide], [stack.Member(0, VCI, 0)], SMALL)), parameters(stack.train([other], [stack.Member(0, VCI, 0)], SMALL)))
@@ -156,14 +156,13 @@ def made_table():
                                       np.arange(8), np.arange(8, 10))
 
 
-@pytest.mark.parametrize("h", [0.5, 2.0, float("inf")])
-def test_borrowed_in_closed_form(h):
-    """Eq. borrow: with controls at squared distances 1 and 4 the weights of the two shifts are e^(-1 / h) and e^(-4 / h), at an infinite h equal; groups with cells keep their mean, and where no stratum was treated nothing is known."""
+def test_borrowed_groups_enter_as_like_strata_tell_them():
+    """Eq. borrow: a group without training cells gets the mean that `simple.borrowed` tells and its square; groups with cells keep theirs, and what no stratum was treated with stays unknown."""
     controls, shift, table = made_table()
-    plain, cells = (stack.Cells([table], [(0, 0)], replace(SMALL, borrow=borrow), torch.device("cpu")) for borrow in (0.0, h))
-    w = np.exp(-np.array([1.0, 4.0]) / h)
+    plain, cells = (stack.Cells([table], [(0, 0)], replace(SMALL, borrow=borrow), torch.device("cpu")) for borrow in (False, True))
+    told = simple.borrowed(simple._means(table), 0)
     means, known = cells.means[0].unflatten(0, (3, 3)), cells.known[0].unflatten(0, (3, 3))
-    np.testing.assert_allclose(means[0, 1], w @ shift[1:] / w.sum(), rtol=1e-5)
+    np.testing.assert_allclose(means[0, 1], told[0, 1], rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(cells.squares[0].unflatten(0, (3, 3))[0, 1], means[0, 1].square().mean(), rtol=1e-5)
     assert known.tolist() == [[True, True, False]] * 3 and plain.known[0].unflatten(0, (3, 3)).tolist() == [[True, False, False], *[[True, True, False]] * 2]
     assert torch.equal(cells.means[0][plain.known[0]], plain.means[0][plain.known[0]]) and torch.equal(cells.squares[0][plain.known[0]], plain.squares[0][plain.known[0]])
@@ -174,7 +173,7 @@ def test_borrowing_fills_held_out_groups_alone(wide):
     table = wide.hold_out([(0, 1)], "unit")
     config = replace(SMALL, batch=500, matches=stack.EVERY_MATCH)
     _, (without,) = draws(table, config)
-    _, (found,) = draws(table, replace(config, borrow=0.5))
+    _, (found,) = draws(table, replace(config, borrow=True))
     empty = (without.covariates[0].argmax(-1) == 0) & (without.treatment_cf[0].argmax(-1) == 1)
     assert torch.equal(~without.matched[0], empty) and found.matched.all() and empty.any()
     assert torch.equal(without.matched_mean[0, ~empty], found.matched_mean[0, ~empty])

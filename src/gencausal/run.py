@@ -19,6 +19,8 @@ from pathlib import Path
 from gencausal import notebook, paths, provenance
 from gencausal.checks import InputError
 
+# The C library keeps freed memory for the next tensor instead of returning it: on virtual machines each page that comes back costs as much as the arithmetic on it (glibc reads these, others ignore them).
+MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**32), "MALLOC_TRIM_THRESHOLD_": str(2**34)}
 STATES = ("completed", "failed", "pending", "running")
 
 # Runs in the kernel before the first cell, and writes what only the kernel knows when it ends. It leaves no name behind.
@@ -73,6 +75,7 @@ def run(name: str, profile: str = "smoke", seed: int | None = None, settings: di
     staging = Path(tempfile.mkdtemp(dir=paths.build(profile), prefix=f".staging-{files.label}-"))
     environment = {"IPYTHONDIR": str(staging / "ipython"), "GENCAUSAL_RESULTS": str(staging / "results"), "GENCAUSAL_RUN_ID": plan.run_id,
                    "GENCAUSAL_KERNEL_REPORT": str(staging / "kernel.json"), "TQDM_DISABLE": "1"}
+    environment |= {variable: value for variable, value in MEMORY.items() if variable not in os.environ}
     environment |= {variable: str(threads) for variable in provenance.THREADS if threads is not None}
     started, clock = datetime.now(timezone.utc).isoformat(timespec="seconds"), time.monotonic()
     try:

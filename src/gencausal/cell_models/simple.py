@@ -5,7 +5,7 @@ Notation: m(x, k) mean outcome of the training cells of stratum x and condition 
     control_mean      m(x, 0)                                                           no effect
     covariate_mean    m(x, t'), else the mean of all training cells under t', else m(x, 0)
     mean_shift        m(x, 0) + mean over the strata x' != x of d(x', t')               `Eq. shift`; undefined where no other stratum knows t'
-    weighted_shift    m(x, 0) + sum over the strata s != x of w_xs d(s, t'), w falling with the distance of their controls (ours, Eq. borrow); its temperature by leaving out each training stratum in turn
+    weighted_shift    what strata with like controls became under t', weighted, with part of the difference of the controls added (ours, Eq. borrow); both numbers by leaving out each training stratum in turn
     ridge             a linear map of [x, t'], main effects only; its penalty by the squared error on held-out factual rows, then fitted to all training rows    `Eq. ridge`
     additive          m(x, 0) + sum over the parts j of t' of dose_j / dose * d(x, j)   `Eq. additive`; j alone at its nearest dose, in x itself or else the mean of the strata that know it, else 0: a part never seen alone cannot be predicted
 """
@@ -20,6 +20,8 @@ from gencausal.data.cells import split_validation
 
 NAMES = ("control_mean", "covariate_mean", "mean_shift", "weighted_shift", "ridge", "additive")
 TEMPERATURES = (0.2, 0.5, 1.0, 2.0, 5.0, np.inf)
+KEPT = (0.0, 0.25, 0.5, 0.75, 1.0)
+LARGEST = 50  # genes of a training group by which `like` is chosen: those that move most in it
 PENALTIES = np.logspace(-3, 4, 15)
 SHARE = 0.1  # of the training rows, held back to choose the penalty
 
@@ -112,38 +114,48 @@ def _additive(table: CellTable, means: np.ndarray) -> np.ndarray:
 
 
 def _weighted_shift(table: CellTable, means: np.ndarray) -> np.ndarray:
-    kept = temperature(means, table.control)
-    return np.stack([np.stack([means[x, k] if k == table.control else _borrow(means, table.control, x, k, kept) for k in range(means.shape[1])]) for x in range(len(means))])
+    used = like(means, table.control)
+    return np.stack([np.stack([means[x, k] if k == table.control else borrow(means, table.control, x, k, *used) for k in range(means.shape[1])]) for x in range(len(means))])
 
 
-def _borrow(means: np.ndarray, control: int, x: int, k: int, temperature: float) -> np.ndarray:
+def borrow(means: np.ndarray, control: int, x: int, k: int, temperature: float, kept: float) -> np.ndarray:
     r"""The mean outcome [G] of stratum x under condition k, told by the other strata whose controls are like its own (ours; Eq. borrow): with c_s the mean control of stratum s and q_s = ||c_x - c_s||^2,
 
-        m_xk = c_x + sum_s w_s (m_sk - c_s),   w_s proportional to exp(- q_s / (temperature min_s q_s)),   s != x observed under control and k.
+        m_xk = sum_s w_s m_sk + kept (c_x - sum_s w_s c_s),   w_s proportional to exp(- q_s / (temperature min_s q_s)),   s != x observed under control and k.
 
-    means: [X, K, G], NaN where a group has no training cell; NaN where no other stratum knows k. An infinite temperature gives the mean shift.
+    means: [X, K, G], NaN where a group has no training cell; NaN where no other stratum knows k. temperature infinite, kept 1: the mean shift (Eq. shift); infinite and 0: the mean of the treated.
     """
     others = [s for s in range(len(means)) if s != x and not np.isnan(means[s, [control, k], 0]).any()]
     if not others or np.isnan(means[x, control, 0]):
         return np.full(means.shape[2], np.nan)
     q = ((means[others, control] - means[x, control]) ** 2).sum(1)
     weight = np.exp(-(q - q.min()) / (temperature * max(q.min(), 1e-12)))
-    return means[x, control] + weight / weight.sum() @ (means[others, k] - means[others, control])
+    weight /= weight.sum()
+    return weight @ means[others, k] + kept * (means[x, control] - weight @ means[others, control])
 
 
-def temperature(means: np.ndarray, control: int) -> float:
-    """The one of TEMPERATURES with which `_borrow` tells the known groups best, each left out in turn, by squared error over all genes; infinite (a plain mean shift) where no group can be told."""
-    known = [(x, k) for x in range(means.shape[0]) for k in range(means.shape[1]) if k != control and not np.isnan(means[x, k, 0])]
-    errors = [np.nansum([((_borrow(means, control, x, k, value) - means[x, k]) ** 2).sum() for x, k in known]) for value in TEMPERATURES]
-    return TEMPERATURES[int(np.argmin(errors))] if np.max(errors) > 0 else np.inf
+def like(means: np.ndarray, control: int) -> tuple[float, float]:
+    """(temperature, kept) of TEMPERATURES x KEPT with which `borrow` tells the known groups best, each left out in turn: the smallest mean of 1 - R2 over the `LARGEST` genes that move most in the group; a plain mean shift where no group can be told."""
+    known = [(x, k) for x in range(means.shape[0]) for k in range(means.shape[1]) if k != control and not np.isnan(means[x, [control, k], 0]).any()]
+    best, found = np.inf, (np.inf, 1.0)
+    for temperature in TEMPERATURES:
+        for kept in KEPT:
+            errors = []
+            for x, k in known:
+                told, truth = borrow(means, control, x, k, temperature, kept), means[x, k]
+                moved = np.argsort(-np.abs(truth - means[x, control]), kind="stable")[:LARGEST]
+                errors.append(((told - truth)[moved] ** 2).sum() / max(((truth[moved] - truth[moved].mean()) ** 2).sum(), 1e-12))
+            errors = [e for e in errors if np.isfinite(e)]
+            if errors and np.mean(errors) < best:
+                best, found = np.mean(errors), (temperature, kept)
+    return found
 
 
-def borrowed(means: np.ndarray, control: int, value: float | None = None) -> np.ndarray:
-    """`means` [X, K, G] with every group without cells (NaN) told by like strata, at temperature `value` or the one that `temperature` chooses; what nobody knows stays NaN."""
-    value = temperature(means, control) if value is None else value
-    made = means.copy()
+def borrowed(means: np.ndarray, control: int) -> np.ndarray:
+    """`means` [X, K, G] with every group without cells (NaN) told by like strata (`borrow` as `like` chooses); what nobody knows stays NaN."""
+    used, made = like(means, control), means.copy()
     for x, k in zip(*np.nonzero(np.isnan(means[..., 0]))):
-        made[x, k] = _borrow(means, control, x, k, value)
+        made[x, k] = borrow(means, control, x, k, *used)
     return made
 
 

@@ -34,7 +34,6 @@ WEIGHTS = {  # w0, w1, w2, and the weight of the divergence to N(0, 1) as a shar
 }
 """The published weights (Marson script, spec vci, 2.4), one row a method; `vci_reweighted` is ours, for few cells and few steps. The conditional VAE's divergence is counted once a cell, as in the evidence bound, where L0 is a mean over G."""
 EVERY_MATCH = 0
-CHOSEN = -1.0
 
 
 @dataclass(frozen=True)
@@ -44,8 +43,8 @@ class Config:
     rounds: optimiser steps; batch: cells a step; draws: Monte-Carlo samples M of the reconstruction (30 as published for genes); matches: matched cells a sample, with
     replacement (20 as published), or `EVERY_MATCH` for the mean over all of them, the same loss in expectation; lr, weight_decay; average: decay of the averaged weights; clip: largest
     gradient norm (inf: none, as published for genes); warmup: rounds; width, latent, embedding, relu_heads, norm, likelihood, sees_treatment, sees_covariates: of `CellNetworks`; divergence: official or exact; refresh: rounds between
-    copies of the encoder into a frozen evaluating one, 0 for the live encoder (as published for genes); control_cf: whether t' may be the control; borrow: temperature of
-    matches borrowed from like strata where there are none (Eq. borrow), 0 for none, as published, `CHOSEN` for the one that tells the training groups best; joint: factual and drawn treatments
+    copies of the encoder into a frozen evaluating one, 0 for the live encoder (as published for genes); control_cf: whether t' may be the control; borrow: whether a
+    group without cells borrows its match from like strata (`simple.borrowed`, Eq. borrow; not as published); joint: factual and drawn treatments
     pass the decoder's norm together (`objective.terms`); informed_start: begin at the genes' training means and spreads.
     """
 
@@ -69,7 +68,7 @@ class Config:
     divergence: str = "official"
     refresh: int = 0
     control_cf: bool = False
-    borrow: float = 0.0
+    borrow: bool = False
     joint: bool = False
     informed_start: bool = True
 
@@ -132,7 +131,7 @@ class Cells:
         self.known = self.count > 0
         if config.borrow:
             for row, t in enumerate(chosen):
-                means = simple.borrowed(self.means[row].unflatten(0, (-1, K)).double().cpu().numpy(), t.control, config.borrow if config.borrow > 0 else None)
+                means = simple.borrowed(self.means[row].unflatten(0, (-1, K)).double().cpu().numpy(), t.control)
                 means = torch.as_tensor(means).to(self.means).flatten(0, 1)
                 new = ~means[:, 0].isnan() & ~self.known[row]
                 self.means[row] = torch.where(new[:, None], means, self.means[row])

@@ -34,7 +34,7 @@ FORMAT = "gencausal.VCI/1"
 EXPECTS = ("log1p", "counts")
 WEIGHTS = {"vci_borrowed": (0.03, 1.7, 0.0003), "vci": stack.WEIGHTS["vci"][:3], "published": stack.WEIGHTS["vci"][:3]}
 """w0, w1, w2 by name: those that predict unseen groups best at few cells and steps, with borrowed matches, and the published ones (`vci` and `published` are the same)."""
-BORROW = {"vci_borrowed": 0.5}
+BORROW = ("vci_borrowed",)
 CONFIG = stack.Config(rounds=1000, batch=64, draws=1, matches=stack.EVERY_MATCH, lr=3e-3)
 FEWEST_CELLS = 20
 HALVES = 2
@@ -57,7 +57,7 @@ class VCI:
             raise InputError(f"config.likelihood is {config.likelihood!r}; VCI on AnnData models log-normalised expression, so leave it 'normal' and pass expects='counts' to fit for raw counts.")
         if isinstance(weights, str):
             checks.choice(weights, "weights", tuple(WEIGHTS))
-            config = replace(config, borrow=BORROW.get(weights, 0.0))
+            config = replace(config, borrow=weights in BORROW)
         elif len(weights) != 3:
             raise InputError(f"weights must be three numbers (w0, w1, w2) or one of {', '.join(map(repr, WEIGHTS))}, not {weights!r}.")
         self.weights = tuple(checks.non_negative(w, "weights") for w in (WEIGHTS[weights] if isinstance(weights, str) else weights))

@@ -46,7 +46,7 @@ def train(arm: str, tables: list[CellTable], seed: int, config: stack.Config, va
     """One network of `arm` for each table, as one stack, under weights or strength `value`."""
     if arm == "adversarial":
         return adversarial.train(tables, [stack.Member(i, stack.WEIGHTS["autoencoder"], seed) for i in range(len(tables))], config, value, folder, device)
-    used = replace(config, borrow=stack.CHOSEN) if arm == "vci_borrowed" else config
+    used = replace(config, borrow=True) if arm == "vci_borrowed" else config
     return stack.train(tables, [stack.Member(i, value, seed) for i in range(len(tables))], used, folder, device)
 
 
