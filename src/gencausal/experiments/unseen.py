@@ -21,7 +21,9 @@ import torch
 
 from gencausal import cell_metrics, checks, seeding
 from gencausal.cell_models import adversarial, simple, stack
+from gencausal.data import cells
 from gencausal.data.cell_table import CellTable
+from gencausal.data.cell_worlds import cell_world
 from gencausal.experiments.leakage import Variant
 
 EXPERIMENT = "vci.E3"
@@ -132,3 +134,20 @@ def variants(table: CellTable, arms: dict[str, tuple], seed: int, config: stack.
         return lambda *arrays: one.encode(0, *arrays)
 
     return {name: Variant(lambda *arrays, i=i: fitted.encode(i, *arrays), predictor(fitted, i), untrained if name in nulls else None) for i, name in enumerate(arms)}
+
+
+MADE = "vci_synthetic"
+
+
+def folds(name: str, made: tuple[int, int, int] = (600, 0, 60)) -> list[CellTable]:
+    """One table for each hidden group of data set `name` (`cells.folds`), or of the known world of `cell_worlds` for the name `MADE`: its treated groups in turn; made: its training cells, test cells and outcomes."""
+    if name != MADE:
+        return cells.folds(name)
+    table = cell_world(0, 0, *made)
+    return [table.hold_out([(x, k)], f"{table.strata[x]} {table.conditions[k]}") for x in range(len(table.strata)) for k in range(1, len(table.conditions))]
+
+
+def random_split(name: str, seed: int, made: tuple[int, int, int] = (600, 0, 60), share: float = 0.3) -> CellTable:
+    """The cells of `name` with a random `share` of every kind in test: what independence is measured on."""
+    table = cell_world(0, seed, *made) if name == MADE else cells.load(name)
+    return table.hold_out([], f"split {seed}", seeding.numpy_generator(seed, "split", name), share)
