@@ -48,6 +48,11 @@ METRICS = {
     "composition": False, "reversibility": False, "cld": False, "frechet": False, "disentanglement": True, "completeness": True, "hallucination": False, "auroc": True, "shd": False, "acyclicity": False, "slope_acm": False,
     "spearman": True, "share_removed": True, "parent_shift": False, "do_slope": True, "acm_shift": False, "probe_r2": True, "above_chance": True,
     "mae_thickness": False, "mae_intensity": False, "mae_thickness_predictor": False, "mae_intensity_predictor": False, "composition_10": False,
+    "rmse_individual": False, "effect_correlation": True, "mmd2_counterfactual": False, "error_group": False, "error_within": False, "variance_kept": True, "individual_correlation": True, "factual_rmse": False,
+    **{f"leak_{name}{suffix}": suffix in ("_p", "_holm", "_network_p") for name in ("probe_linear", "probe_hidden", "auc_linear", "auc_hidden", "hsic", "nhsic", "mmd", "mutual_information") for suffix in ("", "_p", "_holm", "_network_p", "_network_p_below")},
+    **{f"probe_x_{name}{suffix}": suffix in ("", "_network_p_below") for name in ("linear", "hidden") for suffix in ("", "_p", "_holm", "_network_p", "_network_p_below")},
+    "reconstruction_r2": True, "round_trip": False, "bias_mean": False, "rmse_mean": False, "computable": True, "r2_robust_same": True, "r2_robust": True, "r2_plug_in": True, "r2_treated_mean": True,
+    "r2_all_classic": True, "r2_de_classic": True, "gap_closed": True,
     "seconds": False, "seconds_training": False, "nfe": False, "steps": False, "parameters": False, "peak_memory_mib": False,
 }
 

@@ -26,7 +26,9 @@ MODULES = {  # notebook: what it leans on and what guards it (STYLE.md)
     "03a_counterfactual_images": (("guidance", "counterfactual", "scm", "experiments/pictures", "experiments/sequences"), ("guidance", "counterfactual", "scm", "experiment_pictures", "sequences")),
     "03b_image_benchmark": (("experiments/components", "experiments/benchmark_images", "experiments/discovery"), ("components", "benchmark_images", "discovery")),
     "03c_image_trust": (("experiments/autoencoders", "experiments/probes", "experiments/trust", "nulls"), ("autoencoders", "probes", "trust", "nulls")),
-    "04_variational_causal_inference": (("vci",), ("vci",)),
+    "04a_variational_causal_inference": (("vci", "experiments/individuals", "experiments/robust_cells", "robust"), ("individuals", "robust_cells", "robust", "vci")),
+    "04b_unseen_cells": (("cell_models", "cell_metrics", "independence", "experiments/leakage"), ("cell_models", "cell_metrics", "independence", "leakage")),
+    "04c_variational_digits": (("vci/images", "image_models/vci", "experiments/digits"), ("vci_images", "digits")),
     "05_cond_fip": (("cond_fip",), ("cond_fip",)),
     "06_claims": (("claims", "report"), ("claims", "report")),
 }
