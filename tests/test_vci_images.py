@@ -343,7 +343,7 @@ def squares(n=64, seed=0):
 @pytest.fixture(scope="module")
 def bars():
     y, t = squares()
-    return y, t, fit(y, t, Recipe(replace(TINY, mc=1), minibatches=240, batch=16, lr=3e-3, shift=0, warmup=10), seed=0)
+    return y, t, fit(y, t, Recipe(replace(TINY, mc=1), minibatches=80, batch=16, lr=1e-2, shift=0, warmup=10), seed=0)
 
 
 def test_training_lowers_the_loss(bars):

@@ -47,7 +47,7 @@ METRICS = {
     "acm_all": False, "acm_guide_intervened": False, "acm_guide_descendant": False, "acm_guide_nondescendant": False, "factor_error": False, "unreadable": False, "psnr": True, "psnr_masked": True,
     "composition": False, "reversibility": False, "cld": False, "frechet": False, "disentanglement": True, "completeness": True, "hallucination": False, "auroc": True, "shd": False, "acyclicity": False, "slope_acm": False,
     "spearman": True, "share_removed": True, "parent_shift": False, "do_slope": True, "acm_shift": False, "probe_r2": True, "above_chance": True,
-    "mae_thickness": False, "mae_intensity": False, "mae_thickness_predictor": False, "mae_intensity_predictor": False, "composition_10": False,
+    "mae_thickness": False, "mae_intensity": False, "mae_thickness_predictor": False, "mae_intensity_predictor": False, "composition_10": False, "image_mse_factual": False,
     "seconds": False, "seconds_training": False, "nfe": False, "steps": False, "parameters": False, "peak_memory_mib": False,
 }
 

@@ -4,7 +4,7 @@ Notation: image y of a digit with labels t = (thickness, intensity); wanted labe
 its value, nothing is propagated. Wanted values are those of random training images. Interventions: `do_thickness`, `do_intensity`, `do_both`, and `do_one`, one label drawn at random for each image (the training draw).
 
     image_mse          = 100 mean over the central 28 x 28 pixels of (made - y'(t'))^2, pixels in [0, 1]; image_mse_factual the same against y                `Eq. digit-mse`
-    thickness_mae      = |read(made) - read(y'(t'))| in pixels, intensity_mae in bytes: readings beside readings, so that the bias of reading cancels           `Eq. digit-mae`
+    mae_thickness      = |read(made) - read(y'(t'))| in pixels, mae_intensity in bytes: readings beside readings, so that the bias of reading cancels           `Eq. digit-mae`
     composition        = 100 mean (predict(y, t, t) - y)^2;   reversibility = 100 mean (predict(predict(y, t, t'), t', t) - y)^2                                  `Eq. digit-cycles`
 
 A blank image reads as 0. `copy_input` gives the image back: what a network does that ignores t'.
@@ -120,7 +120,7 @@ def score(digits: Digits, predict: Predict, method: str, seed: int, keep: dict[s
         values = {"image_mse": mse(made, digits.truth[name]), "image_mse_factual": mse(made, y), "reversibility": mse(predict(made, asked, t), y)}
         if name != "do_one":
             error = (read(made) - digits.readings[name]).abs().numpy()
-            values |= {"thickness_mae": error[:, 0], "intensity_mae": error[:, 1]}
+            values |= {"mae_thickness": error[:, 0], "mae_intensity": error[:, 1]}
         rows += blocks(DATASET, name, method, seed, EXPERIMENT, values)
     return rows
 

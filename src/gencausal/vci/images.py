@@ -156,8 +156,8 @@ class Conv(nn.Module):
         """Of `x [B, C, r, r]`, on the first `channels` inputs alone where given."""
         weight, shift = self.kernel(), self.bias if bias else None
         weight = weight if channels is None else weight[:, :channels]
-        if x.shape[-1] == 1:  # padding is all that a 3x3 kernel sees beside the one position
-            return linear(x.flatten(1), weight[:, :, self.padding, self.padding], shift)[..., None, None]
+        if x.shape[-1] == 1 or (not self.padding and x.shape[-1] <= 8):  # at one position padding is all that a 3x3 kernel sees beside it; small 1x1 maps are faster as products of matrices
+            return linear(x.permute(0, 2, 3, 1), weight[:, :, self.padding, self.padding], shift).permute(0, 3, 1, 2)
         return conv2d(x, weight, shift, padding=self.padding)
 
 
@@ -185,7 +185,7 @@ def share(blocks: list[Block], t: torch.Tensor, z: torch.Tensor | None = None) -
     found = torch.cat([linear(t, weight[:, :t.shape[1], 0, 0], block.first.bias) for block, weight in zip(blocks, weights)], 1)[..., None, None]
     if z is not None:
         late = torch.cat([weight[:, -z.shape[1]:] for weight in weights])
-        found = found + (linear(z.flatten(1), late[..., 0, 0])[..., None, None] if z.shape[-1] == 1 else conv2d(z, late))
+        found = found + (linear(z.permute(0, 2, 3, 1), late[..., 0, 0]).permute(0, 3, 1, 2) if z.shape[-1] <= 8 else conv2d(z, late))
     return list(found.split([len(weight) for weight in weights], 1))
 
 
