@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from gencausal import checks, seeding, training
 from gencausal.image_models.vci import ImageVCI, Recipe, fit, schedule, shifted
-from gencausal.vci import images as vci
+from gencausal.vci import image_losses, images as vci
 
 TINY = vci.Config(size=8, patch=2, code=1, embedding=8, treatment=4, resolutions=(4, 2), widths=(8, 12), depths=(3, 2), latents=(0, 3), defuse=2, mc=2)
 DEEP = vci.Config(size=8, code=4, embedding=6, treatment=4, resolutions=(8, 4, 1), widths=(4, 8, 10), depths=(4, 2, 2), latents=(2, 3, 5), mc=2)
@@ -145,7 +145,7 @@ def test_loss_and_gradient_are_those_of_the_plain_formula(config):
     if generator.frozen is not None:
         with torch.no_grad():  # the frozen copy must be told from the live one
             next(generator.frozen.parameters()).mul_(1.5)
-    ours, plain = vci.generator_terms(generator, discriminator, *batch), plain_loss(generator, discriminator, *batch)
+    ours, plain = image_losses.generator_terms(generator, discriminator, *batch), plain_loss(generator, discriminator, *batch)
     assert list(ours) == list(plain)
     for name in ours:
         assert torch.allclose(ours[name], plain[name], rtol=1e-5, atol=1e-7), name
@@ -159,7 +159,7 @@ def test_discriminator_loss_is_that_of_the_plain_formula(config):
     """Eq. vci-image-d on the fake of one drawn z, and no gradient to the generator."""
     generator, discriminator, y, codes, codes_cf, noise = made(config)
     eps = [part[:len(y)] for part in noise]
-    found = vci.discriminator_loss(generator, discriminator, y, codes, codes_cf, eps)
+    found = image_losses.discriminator_loss(generator, discriminator, y, codes, codes_cf, eps)
     fake = plain_decode(generator, [mean + scale * e for (mean, scale), e in zip(plain_encode(generator, generator.encoder, y, codes)[0], eps)], codes_cf)[0].sigmoid()
     real, made_up = plain_logit(discriminator, y, codes), plain_logit(discriminator, fake, codes_cf)
     assert torch.allclose(found, 0.5 * (F.softplus(-real).mean() + F.softplus(made_up).mean()), rtol=1e-5)
@@ -169,7 +169,7 @@ def test_discriminator_loss_is_that_of_the_plain_formula(config):
 def test_published_network_has_the_loss_of_the_plain_formula():
     """The same at the published size, batch 2."""
     generator, discriminator, *batch = made(replace(vci.PUBLISHED, mc=1), rows=2)
-    ours, plain = vci.generator_terms(generator, discriminator, *batch), plain_loss(generator, discriminator, *batch)
+    ours, plain = image_losses.generator_terms(generator, discriminator, *batch), plain_loss(generator, discriminator, *batch)
     assert all(torch.allclose(ours[name], plain[name], rtol=1e-5, atol=1e-8) for name in plain)
 
 
@@ -185,10 +185,10 @@ def test_divergence_at_a_case_worked_by_hand():
     """Eq. vci-divergence: official 0.818147 and exact 0.443147 at means (1, 0) and (0, 0), sds (1, 1) and (2, 1); equal where the second sd is 1; 0 at equal arguments (oracle 1)."""
     one, log_sd = image([1.0, 0.0]), image([2.0, 1.0]).log()
     zero = torch.zeros_like(one)
-    assert vci.image_divergence(one, zero, zero, 2 * log_sd).item() == pytest.approx(0.818147, abs=1e-6)
-    assert vci.image_divergence(one, zero, zero, 2 * log_sd, "exact").item() == pytest.approx(0.443147, abs=1e-6)
-    assert vci.image_divergence(one, log_sd, zero, zero).item() == pytest.approx(vci.image_divergence(one, log_sd, zero, zero, "exact").item())
-    assert vci.image_divergence(one, log_sd, one, log_sd).item() == pytest.approx(0) and vci.image_divergence(one, zero, zero, zero, "exact").item() > 0
+    assert image_losses.image_divergence(one, zero, zero, 2 * log_sd).item() == pytest.approx(0.818147, abs=1e-6)
+    assert image_losses.image_divergence(one, zero, zero, 2 * log_sd, "exact").item() == pytest.approx(0.443147, abs=1e-6)
+    assert image_losses.image_divergence(one, log_sd, zero, zero).item() == pytest.approx(image_losses.image_divergence(one, log_sd, zero, zero, "exact").item())
+    assert image_losses.image_divergence(one, log_sd, one, log_sd).item() == pytest.approx(0) and image_losses.image_divergence(one, zero, zero, zero, "exact").item() > 0
 
 
 def test_divergence_sums_channels_and_averages_the_rest():
@@ -196,9 +196,9 @@ def test_divergence_sums_channels_and_averages_the_rest():
     rng = seeding.generator(0, "kl")
     parts = [torch.randn(3, 4, 2, 2, generator=rng) for _ in range(4)]
     for form in vci.FORMS:
-        value = vci.image_divergence(*parts, form)
-        assert torch.allclose(vci.image_divergence(*(p.repeat(1, 2, 1, 1) for p in parts), form), 2 * value)
-        assert torch.allclose(vci.image_divergence(*(p.repeat(2, 1, 3, 1) for p in parts), form), value)
+        value = image_losses.image_divergence(*parts, form)
+        assert torch.allclose(image_losses.image_divergence(*(p.repeat(1, 2, 1, 1) for p in parts), form), 2 * value)
+        assert torch.allclose(image_losses.image_divergence(*(p.repeat(2, 1, 3, 1) for p in parts), form), value)
 
 
 def test_loss_of_a_blank_network_is_log_two():
@@ -209,24 +209,24 @@ def test_loss_of_a_blank_network_is_log_two():
             for layer in (block.last, block.skip):
                 layer.weight.zero_()
                 layer.bias.zero_()
-    terms = vci.generator_terms(generator, discriminator, y, codes, codes_cf, noise)
-    loss = vci.discriminator_loss(generator, discriminator, y, codes, codes_cf, [part[:3] for part in noise])
+    terms = image_losses.generator_terms(generator, discriminator, y, codes, codes_cf, noise)
+    loss = image_losses.discriminator_loss(generator, discriminator, y, codes, codes_cf, [part[:3] for part in noise])
     assert [terms["reconstruction"].item(), terms["supervision"].item(), loss.item()] == pytest.approx([np.log(2)] * 3, abs=1e-6)
 
 
 def test_terms_of_weight_zero_are_not_computed():
     """w1 = 0 needs no discriminator; w1 = w2 = 0 leaves reconstruction alone; the prior of the conditional VAE is 0 at N(0, 1) posteriors and adds its own term."""
     generator, _, *batch = made(replace(TINY, weights=(1.0, 0.0, 1.0)))
-    assert set(vci.generator_terms(generator, None, *batch)) == {"reconstruction", "features", "divergence"}
+    assert set(image_losses.generator_terms(generator, None, *batch)) == {"reconstruction", "features", "divergence"}
     generator, _, *batch = made(replace(TINY, weights=(1.0, 0.0, 0.0), prior=1.0))
-    assert set(vci.generator_terms(generator, None, *batch)) == {"reconstruction", "features", "prior"}
+    assert set(image_losses.generator_terms(generator, None, *batch)) == {"reconstruction", "features", "prior"}
     head = generator.encoder.heads["1"]
     with torch.no_grad():
         for layer in (head.last, head.skip):
             layer.weight.zero_()
             layer.bias.zero_()
             head.last.bias[3:] = np.log(np.expm1(1 - vci.FLOOR))
-    assert vci.generator_terms(generator, None, *batch)["prior"].item() == pytest.approx(0, abs=1e-6)
+    assert image_losses.generator_terms(generator, None, *batch)["prior"].item() == pytest.approx(0, abs=1e-6)
 
 
 # ---------------------------------------------------------------- gradient flow
@@ -242,18 +242,18 @@ def reached(terms, generator):
 def test_gradient_of_the_divergence():
     """L2 alone trains the decoder, the embeddings and through z the live encoder; with `detach_encode` the live encoder is not reached, the decoder is (oracle 10)."""
     generator, _, *batch = made(replace(TINY, weights=(0.0, 0.0, 1.0), features=False))
-    assert reached({"divergence": vci.generator_terms(generator, None, *batch)["divergence"]}, generator) == {"outcome", "treatment", "encoder", "decoder"}
+    assert reached({"divergence": image_losses.generator_terms(generator, None, *batch)["divergence"]}, generator) == {"outcome", "treatment", "encoder", "decoder"}
     generator, _, *batch = made(replace(TINY, weights=(0.0, 0.0, 1.0), features=False, detach_encode=True))
-    assert reached({"divergence": vci.generator_terms(generator, None, *batch)["divergence"]}, generator) == {"outcome", "treatment", "decoder"}
+    assert reached({"divergence": image_losses.generator_terms(generator, None, *batch)["divergence"]}, generator) == {"outcome", "treatment", "decoder"}
     generator, _, *batch = made(replace(TINY, weights=(0.0, 0.0, 1.0), features=False, detach_encode=True, evaluate="live"))
-    assert "encoder" in reached({"divergence": vci.generator_terms(generator, None, *batch)["divergence"]}, generator)
+    assert "encoder" in reached({"divergence": image_losses.generator_terms(generator, None, *batch)["divergence"]}, generator)
 
 
 def test_frozen_encoder_moves_only_when_refreshed():
     """An optimiser step leaves the evaluating encoder as it was; `refresh` makes it the live one; no state lies outside the parameters, which is what a checkpoint keeps (oracle 10)."""
     generator, discriminator, *batch = made(TINY)
     before = [p.clone() for p in generator.frozen.parameters()]
-    player = training.Player(generator, lambda: {"loss": sum(vci.generator_terms(generator, discriminator, *batch).values())[None]}, 1e-2, stacked=False)
+    player = training.Player(generator, lambda: {"loss": sum(image_losses.generator_terms(generator, discriminator, *batch).values())[None]}, 1e-2, stacked=False)
     training._update("generator", player, player.optimiser(), 1.0, 0, 0)
     assert all(torch.equal(a, b) for a, b in zip(before, generator.frozen.parameters()))
     assert not all(torch.equal(a, b) for a, b in zip(before, generator.encoder.parameters()))
@@ -269,7 +269,7 @@ def test_gradients_lie_in_memory_as_the_weights_do():
         generator, discriminator, *batch = made(DEEP)
         trained = [p for p in generator.parameters() if p.requires_grad]
         optimiser = torch.optim.AdamW(trained, lr=1e-3, fused=fused)
-        for p, g in zip(trained, torch.autograd.grad(sum(vci.generator_terms(generator, discriminator, *batch).values()), trained, allow_unused=True)):
+        for p, g in zip(trained, torch.autograd.grad(sum(image_losses.generator_terms(generator, discriminator, *batch).values()), trained, allow_unused=True)):
             p.grad = g
         optimiser.step()
         steps.append(trained)
@@ -343,7 +343,7 @@ def squares(n=64, seed=0):
 @pytest.fixture(scope="module")
 def bars():
     y, t = squares()
-    return y, t, fit(y, t, Recipe(replace(TINY, mc=1), minibatches=80, batch=16, lr=1e-2, shift=0, warmup=10), seed=0)
+    return y, t, fit(y, t, Recipe(replace(TINY, mc=1), minibatches=120, batch=16, lr=1e-2, average=0.9, shift=0, warmup=5), seed=0)
 
 
 def test_training_lowers_the_loss(bars):
@@ -388,3 +388,24 @@ def test_shift_moves_every_image_by_whole_pixels():
     y, _ = squares(8)
     moved = shifted(y, 1, seeding.generator(0, "shift"))
     assert moved.shape == y.shape and torch.equal(moved.flatten(1).sort(1).values, y.flatten(1).sort(1).values) and not torch.equal(moved, y) and shifted(y, 0, None) is y
+
+
+def test_classifier_supervises():
+    """Eq. vci-image-classify: a mean squared error with no gradient below 0.05; T' rows reach decoder and encoder through it, the classifier is left as it is, and no discriminator is trained; networks that differ in weights share one."""
+    codes = torch.zeros(2, 2, 1)
+    assert image_losses.hinge(codes.flatten(1), codes).item() == pytest.approx(0.05) and image_losses.hinge(codes.flatten(1) + 0.3, codes).item() == pytest.approx(0.09)
+    found = torch.full((2, 2), 0.1, requires_grad=True)
+    assert torch.autograd.grad(image_losses.hinge(found, codes), found)[0].abs().max() == 0
+    config = replace(TINY, supervision="classify", weights=(0.0, 1.0, 0.0), features=False)
+    generator, _, *batch = made(config)
+    judge = vci.Classifier(config, seeding.generator(0, "judge")).requires_grad_(False)
+    assert reached({"supervision": image_losses.generator_terms(generator, judge, *batch)["supervision"]}, generator) == {"outcome", "treatment", "encoder", "decoder"}
+
+
+def test_training_with_a_classifier(tmp_path):
+    y, t = squares()
+    recipe = Recipe(replace(TINY, supervision="classify", mc=1, weights=(10.0, 1.0, 0.01)), minibatches=4, batch=16, classifier_minibatches=4)
+    model = fit(y, t, recipe, 0, tmp_path)
+    fit(y, t, replace(recipe, network=replace(recipe.network, weights=(10.0, 1.0, 0.0))), 0, tmp_path)
+    assert "generator.supervision" in model.history[-1] and not any(term.startswith("discriminator") for term in model.history[-1])
+    assert len(list(tmp_path.glob("vci_image-classifier-*"))) == 1 and len(list(tmp_path.iterdir())) == 3

@@ -4,6 +4,8 @@ One round is two minibatches: one step of D on the first (Eq. vci-image-d), then
 after each epoch the frozen encoder is refreshed. Deviations from the public code: AdamW where it has Adam with coupled decay, a warm-up and a cosine where it has a constant rate and a line to zero (`schedule` gives that),
 averaged weights, one power iteration a step of D, shifts by whole pixels where it pads and crops. Labels are standardised, or coded by sines in their own units (`Eq. label-code`).
 
+Where a classifier supervises (Eq. vci-image-classify), it is trained first, on the same images, `classifier_minibatches` long, and there is no D.
+
 Ablations are weights: w1 = 0 no supervision (and no discriminator), w2 = 0 no divergence, both 0 an autoencoder, that with `prior` a conditional VAE.
 """
 
@@ -15,7 +17,8 @@ import torch
 from gencausal import checks, seeding, training
 from gencausal.checkpoints import load_state, save_state, tensor_hash
 from gencausal.training import Player
-from gencausal.vci.images import SMALL, Config, Discriminator, Generator, discriminator_loss, draw_treatment, generator_terms, label_code
+from gencausal.vci.image_losses import discriminator_loss, generator_terms
+from gencausal.vci.images import SMALL, Classifier, Config, Discriminator, Generator, draw_treatment, label_code
 
 KIND = "vci_image"
 
@@ -32,6 +35,7 @@ class Recipe:
     clip: float = 1.0
     average: float = 0.995
     warmup: int = 50  # rounds
+    classifier_minibatches: int = 600  # steps of the classifier, where one supervises
     shift: int = 1  # largest shift of a training image, in pixels
     bf16: bool = False  # half-precision networks, full-precision losses
 
@@ -115,7 +119,10 @@ def fit(images: torch.Tensor, factors: torch.Tensor, recipe: Recipe, seed: int, 
     generator = Generator(network, seeding.generator(seed, KIND, "generator")).to(device)
     model = ImageVCI(generator, factors.mean(0), factors.std(0), recipe)
     images, codes = images.float().to(device), model.codes(factors).to(device)
-    discriminator = Discriminator(network, seeding.generator(seed, KIND, "discriminator")).to(device) if network.weights[1] > 0 else None
+    supervised, data = network.weights[1] > 0, {"kind": KIND, "images": tensor_hash(images), "factors": tensor_hash(factors), "seed": seed, "device": torch.device(device).type}
+    adversarial = supervised and network.supervision == "discriminate"
+    discriminator = Discriminator(network, seeding.generator(seed, KIND, "discriminator")).to(device) if adversarial else None
+    judge = _classifier(images, codes, recipe, batch, seed, data, checkpoint) if supervised and not adversarial else discriminator
     rng, d_rng = (seeding.generator(seed, KIND, use, device=device) for use in ("noise", "discriminator-noise"))
     epoch, order = -1, torch.empty(0)
     kept: list[tuple[torch.Tensor, torch.Tensor]] = []
@@ -144,13 +151,30 @@ def fit(images: torch.Tensor, factors: torch.Tensor, recipe: Recipe, seed: int, 
     def loss() -> dict[str, torch.Tensor]:
         drawn = kept.pop() if kept else minibatch()
         with half():
-            return {name: value[None] for name, value in generator_terms(generator, discriminator, *drawn, generator.noise(len(drawn[0]), rng, network.mc + 1)).items()}
+            return {name: value[None] for name, value in generator_terms(generator, judge, *drawn, generator.noise(len(drawn[0]), rng, network.mc + 1)).items()}
 
     options = {"lr": recipe.lr, "weight_decay": recipe.weight_decay, "clip": recipe.clip, "stacked": False}
     players = {} if discriminator is None else {"discriminator": Player(discriminator, fakes, average=0.0, **options)}
     players["generator"] = Player(generator, loss, updates=2, average=recipe.average, **options)
-    identity = {"kind": KIND, "images": tensor_hash(images), "factors": tensor_hash(factors), "seed": seed, "device": torch.device(device).type} | asdict(recipe)
+    identity = data | asdict(recipe)
     path = None if checkpoint is None else Path(checkpoint) / f"{KIND}-{training.config_hash(identity)}.safetensors"
     found = training.fit(players, recipe.minibatches // 2, [rng, d_rng], config=identity, seed=seed, warmup=recipe.warmup, checkpoint=path, label=label, log_every=max(recipe.minibatches // 40, 1))
     model.generator, model.history, model.seconds = found.modules["generator"].requires_grad_(False), found.history, found.seconds
     return model
+
+
+def _classifier(images: torch.Tensor, codes: torch.Tensor, recipe: Recipe, batch: int, seed: int, data: dict, checkpoint: Path | None) -> Classifier:
+    """c, trained on `images` and `codes`; networks that differ in weights or latents share it."""
+    network, device = recipe.network, images.device
+    shared = {key: value for key, value in asdict(network).items() if key in ("size", "patch", "labels", "code", "embedding", "resolutions", "widths", "depths")}
+    identity = data | {"kind": f"{KIND}_classifier", "batch": batch, "lr": recipe.lr, "minibatches": recipe.classifier_minibatches, "shift": recipe.shift, "warmup": recipe.warmup, "average": recipe.average} | shared
+    classifier, rng = Classifier(network, seeding.generator(seed, KIND, "classifier")).to(device), seeding.generator(seed, KIND, "classifier-batches", device=device)
+
+    def loss() -> dict[str, torch.Tensor]:
+        row = torch.randint(len(images), (batch,), generator=rng, device=device)
+        return {"loss": (classifier(shifted(images[row], recipe.shift, rng)) - codes[row].flatten(1)).square().mean()[None]}
+
+    path = None if checkpoint is None else Path(checkpoint) / f"{KIND}-classifier-{training.config_hash(identity)}.safetensors"
+    found = training.fit({"classifier": Player(classifier, loss, recipe.lr, weight_decay=recipe.weight_decay, average=recipe.average, stacked=False)}, recipe.classifier_minibatches, [rng], config=identity, seed=seed,
+                         warmup=recipe.warmup, checkpoint=path, label="classifier")
+    return found.modules["classifier"].requires_grad_(False)

@@ -1,27 +1,17 @@
-r"""Variational causal inference on images (Wu et al., arXiv 2410.12730; public configuration for Morpho-MNIST): networks, losses, label code and the draw of T'.
+r"""Variational causal inference on images (arXiv 2410.12730; public configuration for Morpho-MNIST): networks, label code and the draw of T'. The losses are in `image_losses`.
 
-Notation: outcome y, image [B, 1, S, S] in [0, 1]; treatment t, its label code [B, K] (`label_code`); latent z, one Gaussian q(z | y, t) = N(mean, scale^2) a resolution, a list of [B, c, r, r]; logits = decoder(z, t);
-y' = sigmoid(decoder(z, t')), the model's own counterfactual; h_l(y, t) the maps after the first full-resolution blocks of the encoder, g_l(z, t) those of the decoder's last ones, in reversed order.
-
-    L0 = BCE(logits, y) + 1/2 sum_l MSE(g_l(z, t), sg h_l(y, t))                           mean over `mc` samples of z, batch and pixels          `Eq. vci-image-l0`
-    L1 = softplus(-D(y', t')) + 1/2 sum_l MSE(h_l(y', t'), sg g_l(z, t'))                  one further z                                        `Eq. vci-image-l1`
-    L2 = sum over levels, mean over batch and positions, sum over channels of KL(q(z | y, t) || q(z | y', t'))                                  `Eq. vci-image-l2`
-    J  = w0 L0 + w1 L1 + w2 L2 (+ prior KL(q(z | y, t) || N(0, I)), a term that the method lacks and the conditional VAE has)                  `Eq. vci-image`
-    L_D = 1/2 (softplus(-D(y, t)) + softplus(D(y', t'))), y' without gradient                                                                   `Eq. vci-image-d`
-
-`Eq. vci-divergence` at log variances v: -1/2 sum [1 + v1 - v2 - (m1 - m2)^2 - exp(v1 - v2)] as the public code has it ("official"), with (m1 - m2)^2 exp(-v2) for two Gaussians ("exact").
-L0 and L1 are means of elements, L2 is a sum over channels: the published weights mean something only so. Both encodings in L2 use the frozen copy of the encoder ("frozen", refreshed once an epoch) with the live
-embeddings, or the live encoder ("live").
+Notation: outcome y, image [B, 1, S, S] in [0, 1]; treatment t, its label code [B, n, k] (`label_code`); latent z, one Gaussian q(z | y, t) = N(mean, scale^2) a resolution, a list of [B, c, r, r]; logits = decoder(z, t);
+y' = sigmoid(decoder(z, t')), the model's own counterfactual.
 
 A block is 1x1([x, features]) -> 3x3 -> 3x3, or 3x3 -> 3x3 without features, with GELU and a skip; at 1x1 resolution all are 1x1. The features enter linearly, so what depends on t alone is one number a channel and what depends
 on z is one convolution for all blocks of a level: they are never concatenated (`Eq. split-features`: W [x, z, t] + b = W_x x + (W_z z + b) + W_t t).
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import torch
 from torch import nn
-from torch.nn.functional import avg_pool2d, binary_cross_entropy_with_logits, conv2d, gelu, interpolate, linear, normalize, pixel_shuffle, pixel_unshuffle, softplus
+from torch.nn.functional import avg_pool2d, conv2d, gelu, interpolate, linear, normalize, pixel_shuffle, pixel_unshuffle, softplus
 
 from gencausal import checks
 
@@ -50,12 +40,14 @@ class Config:
     prior: float = 0.0  # weight of the divergence from N(0, I)
     mc: int = 3  # samples of z a reconstruction
     divergence: str = "official"  # or "exact"
+    supervision: str = "discriminate"  # or "classify"
     evaluate: str = "frozen"  # encoder inside L2; or "live"
     detach_encode: bool = False  # decode a detached z for L2
     features: bool = True  # the feature terms
 
     def __post_init__(self):
         checks.choice(self.divergence, "divergence", FORMS)
+        checks.choice(self.supervision, "supervision", ("discriminate", "classify"))
         checks.choice(self.evaluate, "evaluate", ("frozen", "live"))
         levels = {len(part) for part in (self.resolutions, self.widths, self.depths, self.latents)}
         if len(levels) > 1:
@@ -122,6 +114,18 @@ class _ChannelsLast(torch.autograd.Function):
         return gradient.contiguous()
 
 
+class _Ordered(torch.autograd.Function):
+    """The same tensor; its gradient comes back with channels last. Where several losses meet, sums and slices forget the order, and all that lies below would be copied to and fro."""
+
+    @staticmethod
+    def forward(ctx, x: torch.Tensor) -> torch.Tensor:
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx, gradient: torch.Tensor) -> torch.Tensor:
+        return gradient.contiguous(memory_format=torch.channels_last)
+
+
 class Conv(nn.Module):
     """A convolution with zero padding, `normed` by its largest singular value (spectral normalisation; power iteration from the kept vector `u`, no step here)."""
 
@@ -156,7 +160,7 @@ class Conv(nn.Module):
         """Of `x [B, C, r, r]`, on the first `channels` inputs alone where given."""
         weight, shift = self.kernel(), self.bias if bias else None
         weight = weight if channels is None else weight[:, :channels]
-        if x.shape[-1] == 1 or (not self.padding and x.shape[-1] <= 8):  # at one position padding is all that a 3x3 kernel sees beside it; small 1x1 maps are faster as products of matrices
+        if x.shape[-1] == 1 or (not self.padding and (x.shape[-1] <= 8 or x.shape[1] == 1)):  # at one position padding is all that a 3x3 kernel sees beside it; small 1x1 maps are faster as products of matrices
             return linear(x.permute(0, 2, 3, 1), weight[:, :, self.padding, self.padding], shift).permute(0, 3, 1, 2)
         return conv2d(x, weight, shift, padding=self.padding)
 
@@ -198,7 +202,7 @@ def _down(x: torch.Tensor, rate: int) -> torch.Tensor:
 
 
 def _up(x: torch.Tensor, rate: int) -> torch.Tensor:
-    return x if rate == 1 else interpolate(x, scale_factor=rate, mode="nearest")
+    return x if rate == 1 else _last(interpolate(x, scale_factor=rate, mode="nearest"))
 
 
 def _plan(config: Config, wide_in: int) -> list[tuple[int, int, int, int, int]]:
@@ -230,7 +234,7 @@ class Encoder(nn.Module):
         """The outputs of the first `blocks` blocks."""
         found = []
         for block, extra in zip(self.blocks[:blocks], share(list(self.blocks[:blocks]), t)):
-            found.append(x := block(x, extra))
+            found.append(x := _Ordered.apply(block(x, extra)))
         return found
 
     def forward(self, x: torch.Tensor, t: torch.Tensor) -> tuple[Gaussians, list[torch.Tensor]]:
@@ -240,7 +244,7 @@ class Encoder(nn.Module):
         for i, (level, *_, rate) in enumerate(self.plan):
             x = x if i < defuse else _down(self.blocks[i](x), rate)
             if str(level) in self.heads and (i + 1 == len(self.plan) or self.plan[i + 1][0] > level):
-                mean, raw = self.heads[str(level)](x).chunk(2, 1)
+                mean, raw = _Ordered.apply(self.heads[str(level)](x)).chunk(2, 1)
                 found.append((mean, softplus(raw) + FLOOR))
         return found, first[:-1]
 
@@ -278,7 +282,7 @@ class Decoder(nn.Module):
         if pairs:
             for i, extra in zip(pairs, share([self.pairs[i][0] for i in pairs], t, z)):
                 merge, embed = self.pairs[i]
-                maps.append(x := embed(_up(merge(x, extra), self.steps[i][2])))
+                maps.append(x := _Ordered.apply(embed(_up(merge(x, extra), self.steps[i][2]))))
         return x
 
 
@@ -360,6 +364,23 @@ class Discriminator(nn.Module):
         return x.mean((1, 2, 3))
 
 
+class Classifier(nn.Module):
+    """c(y): the codes of an image's labels, [B, labels * code]: the encoder's trunk without treatment, its coarsest map averaged, one linear layer."""
+
+    def __init__(self, config: Config, rng: torch.Generator):
+        super().__init__()
+        self.config, self.plan, self.outcome = config, _plan(config, config.embedding), Embedding(config, rng)
+        self.blocks = nn.ModuleList(Block(wide_in, middle, wide_out, rng, 0, 3 if config.resolutions[level] > 1 else 1) for level, wide_in, middle, wide_out, _ in self.plan)
+        self.last = nn.Linear(config.widths[-1], config.labels * config.code)
+        _uniform(self.last, rng)
+
+    def forward(self, y: torch.Tensor) -> torch.Tensor:
+        x = self.outcome(y)
+        for block, (*_, rate) in zip(self.blocks, self.plan):
+            x = _down(block(x), rate)
+        return self.last(x.mean((2, 3)))
+
+
 @torch.no_grad()
 def _uniform(layer: nn.Linear, rng: torch.Generator) -> None:
     for parameter in (layer.weight, layer.bias):
@@ -369,69 +390,3 @@ def _uniform(layer: nn.Linear, rng: torch.Generator) -> None:
 def parameters(module: nn.Module) -> int:
     """Trained parameters."""
     return sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
-
-
-# ---------------------------------------------------------------- losses
-
-
-def image_divergence(mean_1: torch.Tensor, log_var_1: torch.Tensor, mean_2: torch.Tensor, log_var_2: torch.Tensor, form: str = "official") -> torch.Tensor:
-    """`Eq. vci-divergence` of Gaussians [B, c, r, r]: summed over channels, mean over batch and positions; a scalar. >= 0, 0 at equal arguments."""
-    gap = (mean_1 - mean_2).square()
-    gap = gap if checks.choice(form, "form", FORMS) == "official" else gap * (-log_var_2).exp()
-    return -0.5 * (1 + log_var_1 - log_var_2 - gap - (log_var_1 - log_var_2).exp()).sum(1).mean()
-
-
-def divergence(one: Gaussians, other: Gaussians, form: str) -> torch.Tensor:
-    """`image_divergence` summed over levels."""
-    return sum(image_divergence(m1, 2 * s1.log(), m2, 2 * s2.log(), form) for (m1, s1), (m2, s2) in zip(one, other))
-
-
-def feature_gap(maps: list[torch.Tensor], targets: list[torch.Tensor]) -> torch.Tensor:
-    """1/2 sum over maps of the mean squared difference, `targets` without gradient and in reversed order."""
-    return 0.5 * sum((a - b.detach()).square().mean() for a, b in zip(maps, targets[::-1]))
-
-
-def generator_terms(generator: Generator, discriminator: Discriminator | None, y: torch.Tensor, codes: torch.Tensor, codes_cf: torch.Tensor, noise: list[torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The weighted terms of Eq. vci-image, scalars, of images `y [B, 1, S, S]` in [0, 1], codes [B, n, k] and `noise` for mc + 1 samples of every level; a term of weight 0 is not computed and left out.
-
-    Samples of z are decoded as one batch of (mc + 1) B, the two encodings of L2 as one of 2 B.
-    """
-    config, n = generator.config, len(y)
-    w0, w1, w2 = config.weights
-    t, t_cf, seen = generator.treatment(codes.flatten(1)), generator.treatment(codes_cf.flatten(1)), generator.outcome(y)
-    found, maps = generator.encoder(seen, t)
-    imagined = w1 > 0 or w2 > 0
-    samples = config.mc + imagined
-    z = [torch.cat([mean] * samples) + torch.cat([scale] * samples) * eps[:samples * n] for (mean, scale), eps in zip(found, noise)]
-    logits, drawn = generator.decoder(z, torch.cat([t.repeat(config.mc, 1), t_cf]) if imagined else t.repeat(config.mc, 1))
-    made = config.mc * n
-    terms = {"reconstruction": w0 * binary_cross_entropy_with_logits(logits[:made].float(), y.repeat(config.mc, 1, 1, 1))}
-    if config.features:
-        terms["features"] = w0 * feature_gap([part[:made] for part in drawn], [torch.cat([part] * config.mc) for part in maps])
-    if imagined:
-        y_cf = logits[made:].sigmoid()
-        seen_cf = generator.outcome(y_cf)
-        again = seen_cf if not config.detach_encode else generator.outcome(generator.decoder([part[made:].detach() for part in z], t_cf)[0].sigmoid())
-    if w1 > 0:
-        terms["supervision"] = w1 * softplus(-discriminator(y_cf, codes_cf).float()).mean()
-        if config.features and config.defuse > 1:
-            terms["features_cf"] = w1 * feature_gap(generator.encoder.maps(seen_cf, t_cf, config.defuse - 1), [part[made:] for part in drawn])
-    if w2 > 0:
-        if generator.frozen is not None:
-            both = [(mean.split(n), scale.split(n)) for mean, scale in generator.frozen(torch.cat([seen, again]), torch.cat([t, t_cf]))[0]]
-            one, other = ([(mean[k], scale[k]) for mean, scale in both] for k in (0, 1))
-        else:
-            one, other = found, generator.encoder(again, t_cf)[0]
-        terms["divergence"] = w2 * divergence([(m.float(), s.float()) for m, s in one], [(m.float(), s.float()) for m, s in other], config.divergence)
-    if config.prior > 0:
-        terms["prior"] = config.prior * sum((0.5 * (mean.square() + scale.square() - 1) - scale.log()).sum((1, 2, 3)).mean() for mean, scale in found) / y[0].numel()
-    return terms
-
-
-def discriminator_loss(generator: Generator, discriminator: Discriminator, y: torch.Tensor, codes: torch.Tensor, codes_cf: torch.Tensor, noise: list[torch.Tensor]) -> torch.Tensor:
-    """Eq. vci-image-d, a scalar; `noise` for one sample of every level. The two batches pass D as one."""
-    with torch.no_grad():
-        found = generator.encode(y, codes)
-        y_cf = generator.decode([mean + scale * eps for (mean, scale), eps in zip(found, noise)], codes_cf)
-    real, fake = discriminator(torch.cat([y, y_cf.to(y)]), torch.cat([codes, codes_cf])).float().split(len(y))
-    return 0.5 * (softplus(-real).mean() + softplus(fake).mean())
