@@ -17,7 +17,7 @@
 # budget here are a small part of the paper's, so **only directions can be compared**.
 
 # %%
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -40,10 +40,12 @@ minibatches = 4  # steps of the generator
 batch = 16  # images a step
 lr = 0.002  # learning rate
 published_weights = [10.0, 0.02, 0.01]  # w0, w1, w2 of the paper's run
-weights = [10.0, 1.0, 0.1]  # ours, chosen on held-out factual images
-prior = 1.0  # weight of the prior of the conditional VAE
-choices = [[10.0, 1.0, 0.1]]  # weights that ours were chosen from; one: nothing is tried
+w0 = 10.0  # weight of the reconstruction, as published
+w1s = [0.2]  # weights of the supervision that ours is chosen from, on held-out factual images, each with the w2 at the same place; one: nothing is tried
+w2s = [0.01]  # weights of the divergence
 choice_minibatches = 4  # steps of each choice
+prior = 0.3  # weight of the prior of the conditional VAE
+classifier_minibatches = 8  # steps of the classifier
 bf16 = False  # half-precision networks
 device = "auto"  # auto, cpu, cuda or mps
 
@@ -51,8 +53,8 @@ device = "auto"  # auto, cpu, cuda or mps
 place = resolve_device(device)
 folder = paths.build(profile) / "checkpoints"
 results = claims.open_results(notebook="04c_variational_digits", profile=profile)
-sizes = {"small": vci.SMALL, "published": vci.PUBLISHED}[network]
-recipe = Recipe(sizes, minibatches=minibatches, batch=batch, lr=lr, warmup=min(50, minibatches // 4), bf16=bf16)
+sizes = {"small": vci.SMALL, "published": replace(vci.PUBLISHED, supervision="classify")}[network]
+recipe = Recipe(sizes, minibatches=minibatches, batch=batch, lr=lr, warmup=min(50, minibatches // 4), classifier_minibatches=classifier_minibatches, bf16=bf16)
 scenes = morphomnist.load(n=n, folder=folder)
 rows, held = digits.split(scenes)
 print(f"{len(rows)} images to train on, {len(held)} held out, {len(scenes.test)} test, of which {units} are scored; seeds {seeds}; torch {torch.__version__}")
@@ -68,7 +70,9 @@ print(f"{len(rows)} images to train on, {len(held)} held out, {len(scenes.test)}
 # $L_0$ the Bernoulli likelihood (`Eq. vci-image-l0`), $L_1$ what a discriminator says of $(y', t')$ (`Eq. vci-image-l1`, trained by `Eq. vci-image-d` on every second minibatch), $L_2$ the divergence under a frozen copy of the encoder
 # (`Eq. vci-image-l2`, in the public code's form, which lacks a variance: `Eq. vci-divergence`). There is no KL to a prior. $t'$ is $t$ with one label replaced by that of a random training image.
 #
-# The published network has 30,976 latent values for 1,024 pixels, so it can copy the image and ignore $t'$; ours has 64.
+# The published network has 30,976 latent values for 1,024 pixels, so it can copy the image and ignore $t'$; ours has 128, positions of 4 x 4 pixels, and leaves the feature terms out. The discriminator needs a longer training than there is here:
+# after a few hundred steps it tells real from drawn images by their blur, whatever the label. Our arm therefore takes the public code's third form of $L_1$, a frozen network that reads $t'$ from $y'$ (`Eq. vci-image-classify`), which its final runs
+# do not use; the discriminator, the feature terms and the published weights are an arm of their own.
 
 # %%
 parts = {"published": vci.PUBLISHED, "here": recipe.network}
@@ -93,29 +97,31 @@ figures.table(pd.DataFrame([{"case": "parameters", "ours": f"{vci.parameters(mad
 # %% [markdown]
 # ## Weights, chosen on factual images
 #
-# Choices see held-out training images only and no counterfactual image: how well the image comes back, and how far the thickness and intensity read in an imagined image are from what was asked (`total`: 2 for copying the input, 0 for the
-# truth). The published weights are among what is tried.
+# Choices see held-out training images only and no counterfactual image: how well the image comes back, how well it does after an intervention there and back, and how far the thickness and intensity read in an imagined image are from what
+# was asked (`total`: 2 for copying the input, about 0 for the truth). What has the lowest total is taken.
 
 # %%
-tried = []
+tried, choices = [], [(w0, w1, w2) for w1, w2 in zip(w1s, w2s, strict=True)]
 for choice in choices if len(choices) > 1 else []:
-    model = digits.trained(scenes, replace(recipe, minibatches=choice_minibatches, network=replace(recipe.network, weights=tuple(choice))), 0, folder, place)
+    model = digits.trained(scenes, replace(recipe, minibatches=choice_minibatches, network=replace(recipe.network, weights=choice)), 0, folder, place)
     tried.append({"w0, w1, w2": str(choice)} | digits.factual(scenes, model.counterfactual))
-figures.table(pd.DataFrame(tried or [{"w0, w1, w2": str(weights), "chosen": "before; the full profile shows what was tried"}]))
+weights = choices[int(np.argmin([line["total"] for line in tried]))] if tried else choices[0]
+print(f"weights {weights}")
+figures.table(pd.DataFrame(tried or [{"w0, w1, w2": str(weights), "chosen": "beforehand; other profiles show what was tried"}]))
 
 # %% [markdown]
 # ## Ablations: `vci.C3`
 #
 # **Design.** One network, one budget, one set of test images and interventions for every method: `vci`, without supervision ($w_1 = 0$), without divergence ($w_2 = 0$), without both (`autoencoder`), and a conditional VAE, which has a prior
-# instead; the first three at the published weights too. Interventions `do_thickness`, `do_intensity`, `do_both` and `do_one`, the draw that training uses; both labels are the treatment jointly, so that nothing is propagated. The truth is
+# instead; the first three at the published weights, with discriminator and feature terms, too. Interventions `do_thickness`, `do_intensity`, `do_both` and `do_one`, the draw that training uses; both labels are the treatment jointly, so that nothing is propagated. The truth is
 # the same digit rendered with $t'$. Image MSE on the central $28 \times 28$ pixels (`Eq. digit-mse`), thickness and intensity read from the images and set against what is read in the true one (`Eq. digit-mae`), composition and
 # reversibility (`Eq. digit-cycles`). `copy_input` gives the factual image back.
 #
 # **Rule.** Reproduced in kind if the full objective has a lower image MSE and lower errors of both readings than each ablation, by 5 % or more and with intervals clear of 0.
 
 # %%
-recipes = digits.recipes(replace(recipe, network=replace(recipe.network, weights=tuple(weights))), prior)
-at_published = digits.recipes(replace(recipe, network=replace(recipe.network, weights=tuple(published_weights))), prior)
+recipes = digits.recipes(replace(recipe, network=replace(recipe.network, weights=weights)), prior)
+at_published = digits.recipes(replace(recipe, network=replace(recipe.network, weights=tuple(published_weights), supervision="discriminate", features=True)), prior)
 recipes |= {f"{name}_published": at_published[name] for name in ("vci", "vci_no_supervision", "vci_no_divergence")}
 drawn, curves = {}, {}
 results.record(digits.copied(bench, seeds))
@@ -157,7 +163,7 @@ figures.table(pd.DataFrame([{"method": name, "step": 2 * line["round"]} | {term.
 results.claim("vci.C3")
 
 # %% [markdown]
-# At the published weights, $w_1 = 0.02$ and $w_2 = 0.01$:
+# With a discriminator and at the published weights, $w_1 = 0.02$ and $w_2 = 0.01$:
 
 # %%
 results.claim("vci.C3.weights")

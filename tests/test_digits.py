@@ -101,7 +101,7 @@ def test_choices_see_no_test_image(scenes):
     assert copy["total"] == pytest.approx(2) and copy["reconstruction"] == 0
 
     def render(y, t, asked):
-        order = [int((scenes.images == image).all((1, 2, 3)).nonzero()[0]) for image in y]
+        order = [int((scenes.images - image).square().sum((1, 2, 3)).argmin()) for image in y]
         return morphomnist.render(asked, base=scenes.base[order])
 
     assert digits.factual(scenes, render, units=4)["total"] < 1

@@ -34,7 +34,7 @@ def test_published_sizes():
     rng = seeding.generator(0, "sizes")
     assert vci.parameters(vci.Generator(vci.PUBLISHED, rng)) == 1_997_566 and vci.parameters(vci.Discriminator(vci.PUBLISHED, rng)) == 477_002
     assert vci.parameters(vci.Generator(vci.PUBLISHED_DIGIT, rng)) == 1_997_566 - 176 and vci.parameters(vci.Discriminator(vci.PUBLISHED_DIGIT, rng)) == 477_002 - 176
-    assert vci.PUBLISHED.latent_values == 30_976 and vci.SMALL.latent_values <= 64 and vci.parameters(vci.Generator(vci.SMALL, rng)) <= 200_000
+    assert vci.PUBLISHED.latent_values == 30_976 and vci.SMALL.latent_values == 128 and vci.parameters(vci.Generator(vci.SMALL, rng)) <= 200_000
     assert [tuple(mean.shape[1:]) for mean, _ in vci.Generator(vci.PUBLISHED, rng).encode(torch.rand(1, 1, 32, 32), torch.zeros(1, 32))] == [(16, 32, 32), (32, 16, 16), (64, 8, 8), (128, 4, 4), (256, 1, 1)]
 
 

@@ -132,8 +132,9 @@ def copied(digits: Digits, seeds: list[int]) -> list[dict]:
 
 
 def factual(scenes: Scenes, predict: Predict, seed: int = 0, units: int = 60) -> dict[str, float]:
-    """What can be known without a counterfactual image, on held-out training images: `reconstruction` (Eq. digit-mse against the image), and the mean distance of what is read in an imagined image (one label drawn
-    anew, Eq. digit-mae) from what was asked for, `thickness` (less the mean bias of reading) and `intensity`; `total` adds them, each over that of copying the input."""
+    """What can be known without a counterfactual image, on held-out training images: `reconstruction` (Eq. digit-mse against the image), and the mean distance of what is read in an imagined image (both labels drawn
+    anew, Eq. digit-mae) from what was asked for, `thickness` (less the mean bias of reading) and `intensity`, and `reversibility` (Eq. digit-cycles); `total` adds them, errors of images over that of the mean image and errors of readings
+    over those of copying the input."""
     _, held = split(scenes)
     rng = seeding.numpy_generator(seed, "digits", "factual")
     rows = rng.permutation(held)[:units]
@@ -141,7 +142,8 @@ def factual(scenes: Scenes, predict: Predict, seed: int = 0, units: int = 60) ->
     asked = wanted(t, scenes.factors[scenes.train], rng)["do_both"]
     seen = read(y)
     bias = (seen - t).mean(0)
-    off, copy = ((reading - bias - asked).abs().mean(0) for reading in (read(predict(y, t, asked)), seen))
+    made = predict(y, t, asked)
+    off, copy = ((reading - bias - asked).abs().mean(0) for reading in (read(made), seen))
     blank = 100 * float((y - y.mean(0)).square()[..., 2:-2, 2:-2].mean())
-    found = {"reconstruction": float(mse(predict(y, t, t), y).mean()), "thickness": float(off[0]), "intensity": float(off[1])}
-    return found | {"total": found["reconstruction"] / blank + float((off / copy).sum())}
+    found = {"reconstruction": float(mse(predict(y, t, t), y).mean()), "reversibility": float(mse(predict(made, asked, t), y).mean()), "thickness": float(off[0]), "intensity": float(off[1])}
+    return found | {"total": (found["reconstruction"] + found["reversibility"]) / blank + float((off / copy).sum())}
