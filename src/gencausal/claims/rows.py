@@ -47,7 +47,7 @@ METRICS = {
     "acm_all": False, "acm_guide_intervened": False, "acm_guide_descendant": False, "acm_guide_nondescendant": False, "factor_error": False, "unreadable": False, "psnr": True, "psnr_masked": True,
     "composition": False, "reversibility": False, "cld": False, "frechet": False, "disentanglement": True, "completeness": True, "hallucination": False, "auroc": True, "shd": False, "acyclicity": False, "slope_acm": False,
     "spearman": True, "share_removed": True, "parent_shift": False, "do_slope": True, "acm_shift": False, "probe_r2": True, "above_chance": True,
-    "mae_thickness": False, "mae_intensity": False, "mae_thickness_predictor": False, "mae_intensity_predictor": False, "composition_10": False,
+    "mae_thickness": False, "mae_intensity": False, "mae_thickness_predictor": False, "mae_intensity_predictor": False, "composition_10": False, "image_mse_factual": False,
     "rmse_individual": False, "effect_correlation": True, "mmd2_counterfactual": False, "error_group": False, "error_within": False, "variance_kept": True, "individual_correlation": True, "factual_rmse": False,
     **{f"leak_{name}{suffix}": suffix in ("_p", "_holm", "_network_p") for name in ("probe_linear", "probe_hidden", "auc_linear", "auc_hidden", "hsic", "nhsic", "mmd", "mutual_information") for suffix in ("", "_p", "_holm", "_network_p", "_network_p_below")},
     **{f"probe_x_{name}{suffix}": suffix in ("", "_network_p_below") for name in ("linear", "hidden") for suffix in ("", "_p", "_holm", "_network_p", "_network_p_below")},
