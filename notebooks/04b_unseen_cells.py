@@ -16,6 +16,8 @@
 # interferon-stimulated blood cells (Kang and others 2018, by cell type, and again with donors), glioblastoma slices under panobinostat (by patient), and pairs of activated genes (Norman and others 2019).
 
 # %%
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 
@@ -89,7 +91,7 @@ figures.table(floors.pivot_table(index=["dataset", "method"], columns="metric", 
 
 # %%
 first = present[0]
-chosen, tried = unseen.choose(tables[first], ["vci_reweighted", "cvae", "adversarial"], seeds[0], stack.Config(**{**vars(config), "rounds": choice_rounds}), folder, place)
+chosen, tried = unseen.choose(tables[first], ["vci_reweighted", "cvae", "adversarial"], seeds[0], replace(config, rounds=choice_rounds), folder, place)
 results.record(tried)
 figures.table(pd.DataFrame(tried).query("metric == 'r2_de'").groupby("method", sort=False)["value"].agg(["mean", "min", "count"]).reset_index())
 print(f"Chosen on {first}: {chosen}")

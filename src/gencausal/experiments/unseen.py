@@ -116,7 +116,7 @@ def choose(tables: list[CellTable], arms: list[str], seed: int, config: stack.Co
         scores = {}
         for name, value in CANDIDATES.get(arm, {}).items():
             fitted = train(arm, hidden, seed, config, value, folder, device)
-            rows = [row for i, table in enumerate(hidden) for row in cell_metrics.group_scores(table, predictor(fitted, i), f"{arm} {name}", f"{EXPERIMENT}.choice", seed, ("matched",))]
+            rows = [row | {"unit": table.unit} for i, table in enumerate(hidden) for row in cell_metrics.group_scores(table, predictor(fitted, i), f"{arm} {name}", f"{EXPERIMENT}.choice", seed, ("matched",))]
             made += rows
             scores[name] = np.mean([row["value"] for row in rows if row["metric"] == "r2_de"])
         if scores:
@@ -139,7 +139,7 @@ def variants(table: CellTable, arms: dict[str, tuple], seed: int, config: stack.
 MADE = "vci_synthetic"
 
 
-def folds(name: str, made: tuple[int, int, int] = (600, 0, 60)) -> list[CellTable]:
+def folds(name: str, made: tuple[int, int, int] = (600, 1, 60)) -> list[CellTable]:
     """One table for each hidden group of data set `name` (`cells.folds`), or of the known world of `cell_worlds` for the name `MADE`: its treated groups in turn; made: its training cells, test cells and outcomes."""
     if name != MADE:
         return cells.folds(name)
@@ -147,7 +147,7 @@ def folds(name: str, made: tuple[int, int, int] = (600, 0, 60)) -> list[CellTabl
     return [table.hold_out([(x, k)], f"{table.strata[x]} {table.conditions[k]}") for x in range(len(table.strata)) for k in range(1, len(table.conditions))]
 
 
-def random_split(name: str, seed: int, made: tuple[int, int, int] = (600, 0, 60), share: float = 0.3) -> CellTable:
+def random_split(name: str, seed: int, made: tuple[int, int, int] = (600, 1, 60), share: float = 0.3) -> CellTable:
     """The cells of `name` with a random `share` of every kind in test: what independence is measured on."""
     table = cell_world(0, seed, *made) if name == MADE else cells.load(name)
     return table.hold_out([], f"split {seed}", seeding.numpy_generator(seed, "split", name), share)
