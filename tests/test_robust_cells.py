@@ -27,7 +27,7 @@ def test_bias_by_decoder_and_propensity(table):
 
 
 def test_rmse_and_coverage(table):
-    """C6: under the biased decoder the robust mean errs less than half as much as the plug-in, under the good one no more than 10 % more; its interval covers near 95 % at the true propensity, the plug-in's does not under bias."""
+    """C6: (Eq. rmse-rms, Eq. plug-in) under the biased decoder the robust mean errs less than half as much as the plug-in, under the good one no more than 10 % more; its interval covers near 95 % at the true propensity, the plug-in's does not under bias."""
     for kind in ("true", "estimated"):
         assert table["biased", f"robust_{kind}", "rmse_mean"] < 0.5 * table["biased", "plug_in", "rmse_mean"] and table["good", f"robust_{kind}", "rmse_mean"] < 1.1 * table["good", "plug_in", "rmse_mean"]
     for decoder in ("good", "biased", "ood"):
