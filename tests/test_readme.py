@@ -1,19 +1,24 @@
 """README and CONTRIBUTING say what is there: their code runs, their commands parse, their files and links exist, their verdicts are those of the rows."""
 
+import dataclasses
 import re
 import shlex
 import warnings
 
+import anndata
 import numpy as np
 import pandas as pd
 import pytest
 import yaml
 
 from gencausal import cli, notebook, paths
+from gencausal.data.cell_worlds import cell_world
+from gencausal.estimators.vci import CONFIG
 
 FILES = ("README.md", "CONTRIBUTING.md")
 SIZES = {  # the readers' blocks at the size of a test: nothing but sizes is replaced
     "IWDD(members=3)": "IWDD(members=2, teacher_rounds=20, distillation_rounds=10, width=16, n_draws=20, device='cpu')",
+    "VCI()": "VCI(dataclasses.replace(CONFIG, rounds=6, width=8, latent=4, embedding=8), device='cpu')",
     "GuidedCounterfactuals(graph)": "GuidedCounterfactuals(graph, rounds=6, guide_rounds=6, width=16, steps=2, device='cpu')",
 }
 
@@ -27,7 +32,7 @@ def blocks(text, language):
 
 
 def stand_ins():
-    """A confounded table with a category, and images whose brightness follows a square's side."""
+    """A confounded table with a category, images whose brightness follows a square's side, and cells of three types under two treatments."""
     rng = np.random.default_rng(0)
     x = pd.DataFrame({"age": rng.normal(size=200), "sex": rng.choice(["f", "m"], 200)})
     t = rng.integers(0, 2, 200)
@@ -36,10 +41,12 @@ def stand_ins():
     images = np.zeros((60, 16, 16), np.float32)
     for image, (thickness, intensity) in zip(images, factors.to_numpy()):
         image[4 : 4 + int(round(2 * thickness)), 3:13] = np.clip(intensity / 255, 0, 1)
-    return {"X": x, "T": t, "Y": x["age"].to_numpy() + t + rng.normal(size=200), "images": images, "factors": factors}
+    made = cell_world(train=200, test=1, genes=8)
+    cells = anndata.AnnData(made.outcome - made.outcome.min(), obs=pd.DataFrame({"treatment": [("control", "A", "B")[k] for k in made.condition], "type": [made.strata[k] for k in made.stratum]}, index=[f"cell {i}" for i in range(made.n)]))
+    return {"X": x, "T": t, "Y": x["age"].to_numpy() + t + rng.normal(size=200), "images": images, "factors": factors, "adata": cells, "dataclasses": dataclasses, "CONFIG": CONFIG}
 
 
-@pytest.mark.parametrize("block", blocks(read("README.md"), "python"), ids=["IWDD", "GuidedCounterfactuals"])
+@pytest.mark.parametrize("block", blocks(read("README.md"), "python"), ids=["IWDD", "GuidedCounterfactuals", "VCI"])
 def test_the_readers_code_runs(block, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for written, small in SIZES.items():

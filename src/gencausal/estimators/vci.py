@@ -7,8 +7,8 @@ parts of "A+B": of an unseen combination every part must have been seen. All of 
     marginal effect  mean_i [phi_i(t') - phi_i(control)],  phi of Eq. aipw within strata, intervals of Eq. influence    `Eq. cell-effect`
 
 The correction of a marginal effect is cross-fitted: a cell belongs to one of two halves by the hash of its values, and everything that is predicted for it comes from a network trained on the other half. m_i(t') must not know
-the cell's own treatment (`robust`), so it is the mean prediction for the *controls* of the cell's stratum in the other half. With the empirical propensities of the strata the value is then that of the stratified means,
-whatever the model says; the model's own word is the column `plug_in`.
+the cell's own treatment (`robust`), so it is the mean prediction for the *controls* of the cell's stratum in the other half. With the empirical propensities of the strata the value then
+stays near that of the stratified means, whatever the model says; the model's own word is the column `plug_in`.
 """
 
 import json
