@@ -180,7 +180,7 @@ class Fitted:
     def _run(self, function: str, member: int, *arrays: np.ndarray, size: int = 4096):
         one = self.alone(member)
         device = next(one.parameters()).device
-        parts = [torch.as_tensor(np.asarray(a), dtype=torch.float32, device=device)[None] for a in arrays]
+        parts = [torch.tensor(np.asarray(a, np.float32), device=device)[None] for a in arrays]
         found = [getattr(one, function)(*chunk) for chunk in zip(*(p.split(size, 1) for p in parts), strict=True)]
         if function == "encode":
             return tuple(torch.cat(halves, 1)[0].cpu().numpy() for halves in zip(*found))
