@@ -192,17 +192,19 @@ shown = ["leak_probe_linear", "leak_auc_linear", "leak_nhsic", "leak_mmd", "leak
 figures.table(leaks[leaks["metric"].isin(shown)].pivot_table(index="method", columns="metric", values="value", sort=False)[[m for m in shown if m in set(leaks["metric"])]].reset_index())
 
 # %%
-auc = leaks[leaks["metric"] == "leak_auc_linear"].groupby("method", sort=False)["value"]
-informed = leaks[leaks["metric"] == "reconstruction_r2"].groupby("method")["value"].mean()
-fig, axes = figures.new(height=2.8)
-for i, (method, values) in enumerate(auc):
-    if method in informed.index:
-        axes.errorbar(informed[method], values.mean(), yerr=[[values.mean() - values.min()], [values.max() - values.mean()]], fmt="o", color=figures.PALETTE[1 if method == "vci" else 0])
-        axes.annotate(method, (informed[method], values.mean()), textcoords="offset points", xytext=(4, 4 + 7 * (i % 3 - 1)), fontsize=7)
-axes.axhline(0.5, color="0.6", linewidth=0.8)
-axes.set_xlabel("reconstruction $R^2$ of held-out cells (share)")
-axes.set_ylabel("AUC of T from z, given X")
-figures.show(fig, alt=f"AUC of the treatment from the latent against reconstruction for {len(informed)} models; vci at an AUC of {auc.mean()['vci']:.2f}.", caption="What a latent tells of the treatment, within strata, against what it keeps of the cell. Bars: range over seeds. A useful independent latent would lie low and to the right.")
+measured = leaks[leaks["metric"].isin(["leak_auc_linear", "reconstruction_r2"])].groupby(["metric", "method"], sort=False)["value"].agg(["mean", "min", "max"])
+order = [m for m in [*models, "collapsed", "outcome", "appended"] if ("leak_auc_linear", m) in measured.index]
+fig, grid = figures.new(height=1.2 + 0.28 * len(order), columns=2)
+for axes, metric, label in zip(grid, ("leak_auc_linear", "reconstruction_r2"), ("AUC of T from z, given X", "reconstruction $R^2$ (share)")):
+    for y, method in enumerate(order):
+        if (metric, method) in measured.index:
+            m = measured.loc[metric, method]
+            axes.errorbar(m["mean"], y, xerr=[[m["mean"] - m["min"]], [m["max"] - m["mean"]]], fmt="o", color=figures.PALETTE[1 if method.startswith("vci") else 0])
+    axes.set_yticks(range(len(order)), order if axes is grid[0] else [])
+    axes.set_xlabel(label)
+grid[0].axvline(0.5, color="0.6", linewidth=0.8)
+auc = measured.loc["leak_auc_linear", "mean"]
+figures.show(fig, alt=f"AUC of the treatment from the latent, and reconstruction, for {len(order)} models and controls; vci at an AUC of {auc['vci']:.2f}.", caption="What a latent tells of the treatment within strata (left; 0.5 is nothing) and what it keeps of the cell (right). Bars: range over seeds. A useful independent latent has 0.5 on the left and much on the right.")
 
 # %%
 results.claim("vci.C5")
