@@ -101,7 +101,7 @@ def main() -> None:
     if plain:
         groups = [data.rows(x, k) for x, k in zip((batch.covariates[0] @ torch.tensor([0.0, 4, 0, 2, 0, 1])).long().tolist(), batch.treatment_cf[0].argmax(-1).tolist())]
         value = float(plain_terms(networks, batch, [torch.as_tensor(data.outcome[rows]) for rows in groups], weights).detach())
-        difference = abs(float(sum(v.sum() for v in check.values())) - value) / abs(value)
+        difference = abs(sum(float(v.detach()) for v in check.values()) - value) / abs(value)
     seconds = {name: [] for name in ("gencausal", *(("plain",) if plain else ()))}
     peak = {}
     for step in range(2 + steps):
