@@ -20,7 +20,7 @@ KEEP = {"MALLOC_MMAP_THRESHOLD_": str(2**32), "MALLOC_TRIM_THRESHOLD_": str(2**3
 plain = "--plain" in sys.argv
 numbers = [int(argument) for argument in sys.argv[1:] if not argument.startswith("-")]
 threads, steps = (*numbers, *(2, 30)[len(numbers):])
-if missing := {name: value for name, value in KEEP.items() if name not in os.environ}:
+if __name__ == "__main__" and (missing := {name: value for name, value in KEEP.items() if name not in os.environ}):
     os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | missing)
 os.environ["OMP_NUM_THREADS"] = str(threads)
 
@@ -95,13 +95,13 @@ def main() -> None:
         other.zero_grad()
         value.backward()
         other.step()
-        return float(value)
+        return float(value.detach())
 
     check = objective.terms(networks, batch := stack.Cells([data], [(0, 1)], stack.Config(draws=30, matches=stack.EVERY_MATCH), device).draw(CONFIG.latent), weights) if plain else None
     if plain:
         groups = [data.rows(x, k) for x, k in zip((batch.covariates[0] @ torch.tensor([0.0, 4, 0, 2, 0, 1])).long().tolist(), batch.treatment_cf[0].argmax(-1).tolist())]
-        value = float(plain_terms(networks, batch, [torch.as_tensor(data.outcome[rows]) for rows in groups], weights))
-        difference = abs(float(sum(v.sum() for v in check.values())) - value) / abs(value)
+        value = float(plain_terms(networks, batch, [torch.as_tensor(data.outcome[rows]) for rows in groups], weights).detach())
+        difference = abs(sum(float(v.detach()) for v in check.values()) - value) / abs(value)
     seconds = {name: [] for name in ("gencausal", *(("plain",) if plain else ()))}
     peak = {}
     for step in range(2 + steps):

@@ -196,8 +196,10 @@ def test_the_same_treatment_gives_the_reconstruction():
     torch.testing.assert_close(made.generate(b.outcome, b.treatment, b.covariates, b.treatment, torch.zeros(S, B, L, dtype=torch.float64)), expected)
 
 
-def test_the_fused_likelihood_is_the_plain_one():
-    """Eq. reconstruction: value and every gradient of `gaussian_head` are those of `log_likelihood` over all heads at once, to 1e-10 in float64, under unequal weights of the networks; no gradient is made without need."""
+@pytest.mark.parametrize("rows", [1, 2 * B, 192])
+def test_the_fused_likelihood_is_the_plain_one(rows, monkeypatch):
+    """Eq. reconstruction: draw by draw, two draws and the one left, or all at once, value and every gradient of `gaussian_head` are those of `log_likelihood` over all heads at once, to 1e-10 in float64, under unequal weights of the networks; no gradient is made without need."""
+    monkeypatch.setattr(objective, "ROWS", rows)
     hidden, weight, bias, outcome = normals(S, M, B, 8).requires_grad_(), (0.3 * normals(S, 8, 2 * G)).requires_grad_(), normals(S, 1, 2 * G).requires_grad_(), normals(S, B, G) + 0.5
     heads = torch.baddbmm(bias, hidden.flatten(1, 2), weight).unflatten(1, (M, B))
     plain = -objective.log_likelihood("normal", heads, outcome[:, None]).mean((1, 2, 3))

@@ -24,6 +24,7 @@ from gencausal.vci.networks import FLOOR, CellNetworks
 
 FORMS = ("official", "exact")
 HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
+ROWS = 192  # of the fused likelihood at a time: enough for the matrix products, few enough for the cache
 
 
 def divergence(mean_1: torch.Tensor, scale_1: torch.Tensor, mean_2: torch.Tensor, scale_2: torch.Tensor, form: str = "official") -> torch.Tensor:
@@ -54,7 +55,7 @@ def match(outcome_cf: torch.Tensor, mean: torch.Tensor, square: torch.Tensor, ma
 
 
 class _GaussianHead(torch.autograd.Function):
-    """`gaussian_head` with its gradient written out, draw by draw, so that the [M, B, 2 G] outputs of the head never stand in memory at once."""
+    """`gaussian_head` with its gradient written out, a few draws at a time, so that the [M, B, 2 G] outputs of the head never stand in memory at once."""
 
     @staticmethod
     def forward(ctx, hidden, weight, bias, outcome):
@@ -65,19 +66,20 @@ class _GaussianHead(torch.autograd.Function):
         grad_weight, grad_bias = (torch.zeros_like(weight), torch.zeros_like(bias)) if needs else (None, None)
         total = hidden.new_zeros(S)
         step = 1 / (M * B * G)
-        for draw in range(M):
-            h = hidden[:, draw]
+        chunk = max(1, ROWS // B)
+        for a in range(0, M, chunk):
+            h = hidden[:, a:a + chunk].flatten(1, 2)
             out = torch.baddbmm(bias, h, weight)
-            loc, raw = out[..., :G], out[..., G:]
+            loc, raw = out.unflatten(1, (-1, B)).split(G, -1)
             scale = softplus(raw).add_(FLOOR)
             precision = scale.reciprocal()
-            error = (outcome - loc).mul_(precision)  # standardised
+            error = (outcome[:, None] - loc).mul_(precision)  # standardised
             squared = error * error
-            total += torch.add(scale.log(), squared, alpha=0.5).sum((1, 2))
+            total += torch.add(scale.log(), squared, alpha=0.5).sum((1, 2, 3))
             if needs:
                 torch.mul(squared.neg_().add_(1).mul_(precision), raw.sigmoid_(), out=raw)
                 torch.mul(error, precision, out=loc).neg_()
-                grad_hidden[:, draw] = torch.bmm(out, weight.mT)
+                grad_hidden[:, a:a + chunk] = torch.bmm(out, weight.mT).unflatten(1, (-1, B))
                 grad_weight.baddbmm_(h.mT, out)
                 grad_bias += out.sum(1, keepdim=True)
         if needs:
