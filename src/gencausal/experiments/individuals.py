@@ -225,7 +225,7 @@ def curves(network: Trained) -> dict[str, np.ndarray]:
 def spread(values: np.ndarray) -> metrics.Interval:
     """Mean over worlds of `values [n]` with its 95 % bootstrap interval; ends NaN where there is one world."""
     values = np.asarray(values, np.float64)
-    return metrics.bootstrap_mean(values, np.random.default_rng(0)) if len(values) > 1 else metrics.Interval(float(values.mean()), float("nan"), float("nan"))
+    return metrics.bootstrap_mean(values, np.random.default_rng(0)) if len(values) > 1 else metrics.Interval(float(values.mean()), float("nan"), float("nan"), 1)
 
 
 def told(values: np.ndarray) -> str:
