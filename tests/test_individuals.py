@@ -124,3 +124,9 @@ def test_match_erases_more_where_the_decoder_is_wide():
 def test_every_metric_is_registered():
     """What the rows of E1, E2, E4 and E5 are called, with the side that is better."""
     assert all(claims.METRICS[name] == better for name, better in (individuals.METRICS | leakage.METRICS).items())
+
+
+def test_one_world_has_no_interval():
+    assert individuals.spread([0.3]).mean == 0.3 and np.isnan(individuals.spread([0.3]).low) and "no interval" in individuals.told([0.3])
+    found = individuals.spread([0.1, 0.2, 0.3])
+    assert found.low < 0.2 < found.high and found.mean == pytest.approx(0.2)

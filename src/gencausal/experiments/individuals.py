@@ -32,7 +32,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from gencausal import checks, seeding
+from gencausal import checks, metrics, seeding
 from gencausal.cell_models import simple, stack
 from gencausal.data.cell_table import CellTable
 from gencausal.data.cell_worlds import make_world
@@ -220,3 +220,15 @@ def curves(network: Trained) -> dict[str, np.ndarray]:
     """Loss history of the stack a network was trained in, by term: arrays of rounds and values."""
     keys = sorted({key for entry in network.history for key in entry})
     return {key: np.array([entry.get(key, np.nan) for entry in network.history], dtype=object) for key in keys}
+
+
+def spread(values: np.ndarray) -> metrics.Interval:
+    """Mean over worlds of `values [n]` with its 95 % bootstrap interval; ends NaN where there is one world."""
+    values = np.asarray(values, np.float64)
+    return metrics.bootstrap_mean(values, np.random.default_rng(0)) if len(values) > 1 else metrics.Interval(float(values.mean()), float("nan"), float("nan"), 1)
+
+
+def told(values: np.ndarray) -> str:
+    """`spread` in words."""
+    found = spread(values)
+    return f"{found.mean:.2g} [{found.low:.2g}, {found.high:.2g}]" if len(values) > 1 else f"{found.mean:.2g} (one world, no interval)"
