@@ -71,8 +71,8 @@ PUBLISHED = Config()
 """The public configuration for Morpho-MNIST, thickness and intensity: 1,997,566 and 477,002 parameters, 30,976 latent values."""
 PUBLISHED_DIGIT = Config(labels=1, code=10, weights=(10.0, 0.5, 0.01))
 """The same with the digit as treatment."""
-SMALL = Config(patch=4, code=1, embedding=32, resolutions=(8, 4), widths=(32, 64), depths=(2, 1), latents=(0, 8), defuse=2, mc=1, weights=(10.0, 0.2, 0.05), supervision="classify", features=False)
-"""Scaled down for one core: 128 latent values, standardised labels, no feature terms, a classifier in place of the discriminator."""
+SMALL = Config(patch=4, code=1, embedding=32, resolutions=(8, 4), widths=(32, 64), depths=(2, 1), latents=(0, 8), defuse=2, mc=1, weights=(10.0, 0.2, 0.02), supervision="classify")
+"""Scaled down for one core: 128 latent values, standardised labels, a classifier in place of the discriminator."""
 
 
 # ---------------------------------------------------------------- treatments
