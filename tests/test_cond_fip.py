@@ -12,7 +12,7 @@ from gencausal.data import scm_graphs
 from gencausal.nn.attention import dag_attention
 
 SMALL = Sizes(12, 2, 6, 6, 16, 16, 2, 1, 2)
-VARIANTS = {"default": {}, "film": {"conditioning": "film"}, "concatenate": {"conditioning": "concatenate"}, "none": {"conditioning": "none"}, "mean": {"pool": "mean"}, "softmax": {"attention": "softmax"}, "own_start": {"own_start": True}}
+VARIANTS = {"default": {}, "film": {"conditioning": "film"}, "concatenate": {"conditioning": "concatenate"}, "none": {"conditioning": "none"}, "mean": {"pool": "mean"}, "softmax": {"attention": "softmax"}, "own_start": {"own_start": True}, "recall": {"recall": 1}}
 
 
 def make(seed=0, **changes):

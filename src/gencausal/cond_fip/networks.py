@@ -5,7 +5,10 @@ r"""Dataset encoder and conditional decoder of Cond-FiP (arXiv 2410.06128, secti
     codes      C = LN(mu W_C), P = LN(mu W_P), c = LN(mu W_c); z_emb = z_j C_j + P_j; the stream starts at n = P                          `Eq. codes`
     block      (s1, g1, a1, s2, g2, a2) = W silu(c);  u = LN(.)(1 + g1) + s1 for queries (n), keys and values (z_emb)
                n <- n + a1 DA(q, k; G) v;  n <- n + a2 FFN(LN(n)(1 + g2) + s2)                                                            `Eq. adaptive`
+    recall     (ours, off by default) n_j <- n_j + softmax(q(n_j) k(h_rj)') v(h_rj) over the context rows r of the same node, then a feed-forward net            `Eq. recall`
     output     T(z)_j = LN(n_j) w_out + b_out
+
+The paper squeezes all that is known of F_j into the pooled mu_j, w numbers; with recall the query looks the rows up again, as a kernel regression does. It reads n_j and the data alone, so what follows holds with it.
 
 Queries start from the data alone, keys and values of node j read z_j alone, and G holds parents only: so T(z)_j depends on z only through the parents of j, for any weights (`Eq. triangular`).
 
@@ -20,6 +23,7 @@ Shapes: B data sets, n context rows, m query rows, d nodes, w features. Data are
 """
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import nn
@@ -27,7 +31,7 @@ from torch.nn.functional import leaky_relu, linear, relu, silu
 from torch.utils.checkpoint import checkpoint
 
 from gencausal import checks
-from gencausal.nn.attention import ATTENTION, EPS, Block, FeedForward, Linear, Norm, bare
+from gencausal.nn.attention import ATTENTION, EPS, Block, FeedForward, Linear, Norm, bare, row_attention
 
 CONDITIONING = ("adaptive", "film", "concatenate", "none")
 
@@ -38,7 +42,7 @@ class Sizes:
     dataset_layers more of them in the decoder; blocks of the decoder.
 
     attention: dag or softmax among nodes. conditioning: adaptive (Eq. adaptive), film (no gates), concatenate (c enters z_emb alone), none (only C and P). pool: max or mean. own_start: a matrix of its own for the
-    start of the stream.
+    start of the stream. recall: of the decoder's blocks, how many (the last) are followed by `Eq. recall`.
     """
 
     width: int = 64
@@ -54,6 +58,7 @@ class Sizes:
     conditioning: str = "adaptive"
     pool: str = "max"
     own_start: bool = False
+    recall: int = 0
 
 
 class Encoder(nn.Module):
@@ -80,12 +85,13 @@ class Encoder(nn.Module):
 @dataclass(frozen=True, eq=False)
 class Condition:
     """What the decoder keeps of a data set, independent of the query: mask [B, 1, 1, d, d] of parents; start [B, 1, d, w]; statistics [3, B, 1, d] (var C, cov, var P);
-    per block keys [B, d, 3, h k] and values (A, B, c of Eq. rank-two) and modulation [B, 1, d, w] each of six, or None. depth [B, d]: edges on the longest path to each node."""
+    per block keys [B, d, 3, h k] and values (A, B, c of Eq. rank-two) and modulation [B, 1, d, w] each of six, or None; recall: keys and values [B d, h, n, k] of the rows for each block, or None."""
 
     mask: torch.Tensor
     start: torch.Tensor
     statistics: torch.Tensor
     blocks: list[tuple[torch.Tensor, torch.Tensor, tuple[torch.Tensor, ...] | None]]
+    recall: list[tuple[torch.Tensor, torch.Tensor] | None]
 
 
 class AdaptiveBlock(nn.Module):
@@ -135,6 +141,32 @@ class AdaptiveBlock(nn.Module):
         return n + (out * parts[5].to(n.dtype) if gated else out)
 
 
+class Recall(nn.Module):
+    """`Eq. recall`: attention of the query rows to the context rows, node by node."""
+
+    def __init__(self, sizes: Sizes, rng: torch.Generator):
+        super().__init__()
+        w, inner = sizes.width, sizes.heads * sizes.decoder_head_width
+        self.heads, self.scale = sizes.heads, sizes.decoder_head_width**-0.5
+        self.norm, self.read = Norm(w, rng.device), nn.ModuleList(Linear(w, inner, rng) for _ in range(3))
+        self.write, self.feed = Linear(inner, w, rng), FeedForward(w, sizes.hidden, rng)
+
+    def _by_node(self, x: torch.Tensor) -> torch.Tensor:
+        """[B, r, d, h k] to [B d, h, r, k]."""
+        return x.unflatten(-1, (self.heads, -1)).permute(0, 2, 3, 1, 4).flatten(0, 1)
+
+    def condition(self, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys and values of the normalised rows [B, n, d, w]."""
+        return self._by_node(self.read[1](rows)), self._by_node(self.read[2](rows))
+
+    def forward(self, n: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+        weight, bias = self.norm.into(self.read[0])
+        q = self._by_node(linear(bare(n), weight * self.scale, bias * self.scale))
+        out = row_attention(q, keys.to(q.dtype), values.to(q.dtype)).unflatten(0, (n.shape[0], n.shape[2])).permute(0, 3, 1, 2, 4).flatten(-2)
+        n = n + self.write(out)
+        return n + self.feed(n)
+
+
 class Decoder(nn.Module):
     """`Eq. pool`, `Eq. codes`, `Eq. adaptive`. `condition` once a data set, `forward` for query rows."""
 
@@ -149,6 +181,7 @@ class Decoder(nn.Module):
         self.codes = nn.ModuleDict({name: nn.ModuleList([Linear(w, w, rng, bias=False), Norm(w, device)]) for name in names})
         self.mix = Linear(2 * w, w, rng) if sizes.conditioning == "concatenate" else None
         self.blocks = nn.ModuleList(AdaptiveBlock(sizes, rng) for _ in range(sizes.blocks))
+        self.recall = nn.ModuleList(Recall(sizes, rng) for _ in range(sizes.recall))
         self.norm, self.out = Norm(w, device), Linear(w, 1, rng)
         self.recompute = False
 
@@ -164,7 +197,8 @@ class Decoder(nn.Module):
             C, P = linear(C, self.mix.weight[:, :w]).float(), self.mix(torch.cat([P, c], -1)).float()
         C, P = C - C.mean(-1, keepdim=True), P - P.mean(-1, keepdim=True)
         statistics = torch.stack([(C * C).mean(-1), (C * P).mean(-1), (P * P).mean(-1)])[:, :, None]
-        return Condition(adjacency.mT[:, None, None], start, statistics, [block.condition(C, P, c) for block in self.blocks])
+        recall = [None] * (len(self.blocks) - len(self.recall)) + [part.condition(h) for part in self.recall]
+        return Condition(adjacency.mT[:, None, None], start, statistics, [block.condition(C, P, c) for block in self.blocks], recall)
 
     def forward(self, z: torch.Tensor, condition: Condition) -> torch.Tensor:
         """T(z), [B, m, d], for `z [B, m, d]`."""
@@ -176,11 +210,11 @@ class Decoder(nn.Module):
             high = basis[..., :2].to(half)
             basis, start = torch.cat([high, (basis[..., :2] - high).to(half), basis[..., 2:].to(half)], -1), start.to(half)
         n = start
-        for block, part in zip(self.blocks, condition.blocks):
-            if self.recompute and torch.is_grad_enabled():
-                n = checkpoint(block, n, basis, part, condition.mask, use_reentrant=False, preserve_rng_state=False)
-            else:
-                n = block(n, basis, part, condition.mask)
+        run = partial(checkpoint, use_reentrant=False, preserve_rng_state=False) if self.recompute and torch.is_grad_enabled() else lambda block, *inputs: block(*inputs)
+        for i, (block, part, rows) in enumerate(zip(self.blocks, condition.blocks, condition.recall)):
+            n = run(block, n, basis, part, condition.mask)
+            if rows is not None:
+                n = run(self.recall[i - len(self.blocks)], n, *rows)
         return _number(self.out, self.norm(n)).expand_as(z)
 
 
