@@ -60,6 +60,7 @@ class Recipe:
 PRESETS = {
     "tiny": Recipe(Sizes(16, 2, 8, 8, 32, 32, 1, 1, 1), nodes=(4,), rows=(20,), query=(20,), batch=4, steps=20, warmup=5, half=False),
     "cpu": Recipe(),
+    "cpu_recall": Recipe(Sizes(recall=2)),
     "study": Recipe(Sizes(128, 8, 16, 16, 256, 256, 4, 1, 4), nodes=(5, 7, 10, 10, 20), rows=(50, 100, 100, 200, 400), batch=64, steps=20_000, warmup=1000),
     "paper": Recipe(Sizes(256, 8, 32, 64, 512, 1024, 4, 2, 4), nodes=(20,), rows=(200,), query=(200,), batch=8, steps=480_000, lr=1e-4, warmup=1000, betas=(0.9, 0.95), half=True, recompute=True),
 }
