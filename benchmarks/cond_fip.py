@@ -2,6 +2,7 @@
 
     C1   encoder training step, 4 data sets, n = 400, d = 20 (there: 19.9 s, 9.1 GiB)     C2   8 data sets, n = 100, d = 10 (2.7 s)
     C3   decoder training step, 200 context and 200 query rows, d = 20 (8.9 s, 5.5 GiB)   C4   8 data sets, 50 + 50 rows, d = 10 (2.3 s)
+    C10s the same, each node once, level by level
     C5   a new data set d = 10: the context of 400 rows embedded (0.48 s)                 C10  whole generation of 400 rows, d = 20, the context embedded once (25 s)
     N10  the published preset `cpu`: inference on a new table, d = 10, 400 rows, noise of 400 query rows included
     check   the largest difference between half and full precision, and between the decoder and the plain formula in full precision
@@ -18,10 +19,10 @@ import time
 import torch
 
 from gencausal import amortised, seeding
-from gencausal.cond_fip import CondFiP, fixed_point, losses, steps_needed
+from gencausal.cond_fip import CondFiP, fixed_point, levels, losses, steps_needed, sweep
 from gencausal.training import Player
 
-PIECES = ("C1", "C2", "C3", "C4", "C5", "C10", "N10", "check")
+PIECES = ("C1", "C2", "C3", "C4", "C5", "C10", "C10s", "N10", "check")
 SIZES = amortised.PRESETS["paper"].sizes
 
 
@@ -48,13 +49,15 @@ def training_step(B: int, n: int, d: int, stage: str, half: bool):
 
 
 @torch.no_grad()
-def generation(d: int, half: bool):
+def generation(d: int, half: bool, once: bool = False):
     model = CondFiP(SIZES, seeding.generator(0, "net"), half).requires_grad_(False)
     x, noise_u, adjacency = data(1, 400, d)
 
     @torch.no_grad()
     def run():
         condition = model.condition(x, adjacency)
+        if once:
+            return sweep(lambda z, nodes: model.mechanism(z, condition, nodes), noise_u, levels(adjacency))
         return fixed_point(lambda z: model.mechanism(z, condition), noise_u, steps_needed(adjacency))
 
     return run
@@ -103,11 +106,11 @@ def main() -> None:
             subprocess.run([sys.executable, __file__, piece, "--here", "--threads", str(arguments.threads), "--repeats", str(arguments.repeats), *["--full-precision"] * arguments.full_precision], check=True)
         return
     torch.set_num_threads(arguments.threads)
-    (piece,), half = arguments.pieces, not arguments.full_precision
+    (piece,), half = arguments.pieces, not arguments.full_precision and arguments.pieces != ["N10"]
     if piece == "check":
         return check()
     run = {"C1": lambda: training_step(4, 400, 20, "encoder", half), "C2": lambda: training_step(8, 100, 10, "encoder", half), "C3": lambda: training_step(4, 400, 20, "decoder", half),
-           "C4": lambda: training_step(8, 100, 10, "decoder", half), "C5": lambda: embedding(half), "C10": lambda: generation(20, half), "N10": new_table}[piece]()
+           "C4": lambda: training_step(8, 100, 10, "decoder", half), "C5": lambda: embedding(half), "C10": lambda: generation(20, half), "C10s": lambda: generation(20, half, True), "N10": new_table}[piece]()
     run()
     times = []
     for _ in range(arguments.repeats):

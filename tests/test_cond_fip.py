@@ -7,7 +7,7 @@ import torch
 from torch.nn.functional import linear, relu, silu
 
 from gencausal import checks, seeding
-from gencausal.cond_fip import CondFiP, Sizes, fixed_point, inference, losses, row_loss, steps_needed
+from gencausal.cond_fip import CondFiP, Sizes, fixed_point, inference, levels, losses, row_loss, steps_needed, sweep
 from gencausal.data import scm_graphs
 from gencausal.nn.attention import dag_attention
 
@@ -129,6 +129,24 @@ def test_the_fixed_point_is_reached_after_the_longest_path(name):
     assert steps_needed(empty) == 1
     with pytest.raises(checks.InputError, match="cycle"):
         steps_needed(torch.ones(1, 2, 2))
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_a_sweep_over_levels_is_the_fixed_point(name):
+    """Eq. levels: each node once, parents first, for several graphs together and one alone, with and without do(); T at some nodes is T there."""
+    model = make(**VARIANTS[name])
+    context, noise_u, adjacency = data()
+    held = torch.full((3, 1, 5), torch.nan)
+    held[..., 1] = -0.8
+    condition = model.condition(context, adjacency)
+    torch.testing.assert_close(model.mechanism(noise_u, condition, [3, 0]), model.mechanism(noise_u, condition)[..., [3, 0]], atol=1e-5, rtol=1e-5)
+    for hold in (None, held):
+        exact = fixed_point(lambda z: model.mechanism(z, condition), noise_u, steps_needed(adjacency), hold)
+        torch.testing.assert_close(sweep(lambda z, nodes: model.mechanism(z, condition, nodes), noise_u, levels(adjacency), hold), exact, atol=1e-5, rtol=1e-5)
+        for b in range(3):
+            alone, part = model.condition(context[b : b + 1], adjacency[b : b + 1]), None if hold is None else hold[b : b + 1]
+            torch.testing.assert_close(sweep(lambda z, nodes: model.mechanism(z, alone, nodes), noise_u[b : b + 1], levels(adjacency[b : b + 1]), part), exact[b : b + 1], atol=1e-5, rtol=1e-5)
+    assert sorted(sum(levels(adjacency[:1]), [])) == list(range(5))
 
 
 def test_a_mask_with_a_diagonal_has_no_such_fixed_point():

@@ -6,8 +6,8 @@ r"""Cond-FiP: one network that infers the mechanisms of an additive-noise SCM fr
     rival      the same kind of transformer with codes of its own, trained on one data set                              `per_dataset`
 """
 
-from gencausal.cond_fip.inference import fixed_point, steps_needed
+from gencausal.cond_fip.inference import fixed_point, levels, steps_needed, sweep
 from gencausal.cond_fip.objective import losses, row_loss
 from gencausal.cond_fip.networks import Condition, CondFiP, Decoder, Encoder, Sizes
 
-__all__ = ["CondFiP", "Condition", "Decoder", "Encoder", "Sizes", "fixed_point", "losses", "row_loss", "steps_needed"]
+__all__ = ["CondFiP", "Condition", "Decoder", "Encoder", "Sizes", "fixed_point", "levels", "losses", "row_loss", "steps_needed", "sweep"]

@@ -5,6 +5,8 @@ r"""What follows from an inferred mechanism T: noise, data, interventions, count
 
 T(z)_j reads the parents of j alone (Eq. triangular), so after l steps every node of depth < l has its final value, whatever z^0 and whatever the weights: step L + 1 (L edges on the longest path) is exact
 and step L + 2 returns the same bits. No contraction is needed, and there is nothing to converge.
+
+So only the nodes of depth l are news in step l + 1. `sweep` evaluates each node once, level by level (Eq. levels): the same data, up to rounding, at the cost of one step instead of L + 1.
 """
 
 from collections.abc import Callable
@@ -27,6 +29,21 @@ def fixed_point(mechanism: Mechanism, noise_u: torch.Tensor, steps: int, held: t
     z = hold(noise_u if start is None else start)
     for _ in range(steps):
         z = hold(mechanism(z) + noise_u)
+    return z
+
+
+def levels(adjacency: torch.Tensor) -> list[list[int]]:
+    """Nodes by depth, [nodes of depth 0, nodes of depth 1, ...]; of several graphs `[B, d, d]` a level holds the nodes that have this depth in any."""
+    depth = longest_path(adjacency)
+    return [(depth == k).any(0).nonzero().flatten().tolist() for k in range(int(depth.max()) + 1)]
+
+
+def sweep(mechanism: Callable[[torch.Tensor, list[int]], torch.Tensor], noise_u: torch.Tensor, levels: list[list[int]], held: torch.Tensor | None = None) -> torch.Tensor:
+    """`Eq. levels`: data [B, m, d] as by `fixed_point`; mechanism gives T at some nodes alone, `(z, nodes) -> [B, m, len(nodes)]`."""
+    z = noise_u.clone()
+    for nodes in levels:
+        value = mechanism(z, nodes) + noise_u[..., nodes]
+        z[..., nodes] = value if held is None else torch.where(held[..., nodes].isnan(), value, held[..., nodes])
     return z
 
 

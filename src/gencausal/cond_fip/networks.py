@@ -93,6 +93,13 @@ class Condition:
     blocks: list[tuple[torch.Tensor, torch.Tensor, tuple[torch.Tensor, ...] | None]]
     recall: list[tuple[torch.Tensor, torch.Tensor] | None]
 
+    def at(self, nodes: list[int]) -> "Condition":
+        """What the queries at `nodes` need; keys and values stay those of all nodes."""
+        B, d = self.start.shape[0], self.start.shape[2]
+        blocks = [(keys, values, None if parts is None else tuple(part[:, :, nodes] for part in parts)) for keys, values, parts in self.blocks]
+        recall = [None if rows is None else tuple(t.unflatten(0, (B, d))[:, nodes].flatten(0, 1) for t in rows) for rows in self.recall]
+        return Condition(self.mask[..., nodes, :], self.start[:, :, nodes], self.statistics, blocks, recall)
+
 
 class AdaptiveBlock(nn.Module):
     """`Eq. adaptive`, with keys and values by `Eq. rank-two`."""
@@ -200,8 +207,10 @@ class Decoder(nn.Module):
         recall = [None] * (len(self.blocks) - len(self.recall)) + [part.condition(h) for part in self.recall]
         return Condition(adjacency.mT[:, None, None], start, statistics, [block.condition(C, P, c) for block in self.blocks], recall)
 
-    def forward(self, z: torch.Tensor, condition: Condition) -> torch.Tensor:
-        """T(z), [B, m, d], for `z [B, m, d]`."""
+    def forward(self, z: torch.Tensor, condition: Condition, nodes: list[int] | None = None) -> torch.Tensor:
+        """T(z), [B, m, d], for `z [B, m, d]`; at `nodes` alone, [B, m, len(nodes)], for their share of the cost."""
+        if nodes is not None:
+            condition = condition.at(nodes)
         c2, cp, p2 = condition.statistics
         r = (z * z * c2 + 2 * z * cp + p2 + EPS).clamp(min=EPS).rsqrt()
         basis, start = torch.stack([r * z, r, torch.ones_like(z)], -1).transpose(1, 2), condition.start  # [B, d, m, 3]
@@ -215,7 +224,7 @@ class Decoder(nn.Module):
             n = run(block, n, basis, part, condition.mask)
             if rows is not None:
                 n = run(self.recall[i - len(self.blocks)], n, *rows)
-        return _number(self.out, self.norm(n)).expand_as(z)
+        return _number(self.out, self.norm(n)).expand(-1, z.shape[1], -1)
 
 
 class CondFiP(nn.Module):
@@ -248,10 +257,10 @@ class CondFiP(nn.Module):
         with self.precision(context):
             return self.decoder.condition(self.encoder(context, adjacency), adjacency)
 
-    def mechanism(self, z: torch.Tensor, condition: Condition) -> torch.Tensor:
-        """T(z), [B, m, d], at any rows `z [B, m, d]`."""
+    def mechanism(self, z: torch.Tensor, condition: Condition, nodes: list[int] | None = None) -> torch.Tensor:
+        """T(z), [B, m, d], at any rows `z [B, m, d]`; at `nodes` alone [B, m, len(nodes)]."""
         with self.precision(z):
-            return self.decoder(z, condition)
+            return self.decoder(z, condition, nodes)
 
 
 def _number(projection: Linear, h: torch.Tensor) -> torch.Tensor:

@@ -17,7 +17,7 @@ import torch
 
 from gencausal import amortised, checks, graph as graphs, paths
 from gencausal.checks import InputError
-from gencausal.cond_fip import CondFiP as Network, fixed_point, steps_needed
+from gencausal.cond_fip import CondFiP as Network, levels, sweep
 from gencausal.estimators.overlap import ExtrapolationWarning
 
 FEWEST_ROWS = 10
@@ -80,7 +80,7 @@ class InferredSCM:
         self.mean, self.sd = values.mean(0), values.std(0, ddof=1)
         self._device = next(network.parameters()).device
         self._graph = torch.as_tensor(adjacency != 0, device=self._device)[None]
-        self._steps = steps_needed(self._graph)
+        self._levels = levels(self._graph)
         with torch.no_grad():
             self._condition = network.condition(self._into(values)[None], self._graph)
         self.residuals = self._noise(values)
@@ -92,7 +92,7 @@ class InferredSCM:
         return pd.DataFrame(self._noise(self._rows(x)), columns=self.names, index=x.index)
 
     def sample(self, n: int, random_state: int = 0) -> pd.DataFrame:
-        """n fresh rows: noise drawn, node by node, from the quantiles of the residuals, then the fixed point (exact after longest path + 1 steps)."""
+        """n fresh rows: noise drawn, node by node, from the quantiles of the residuals, then each node once, parents first (`cond_fip.sweep`)."""
         return self.intervene({}, n, random_state)
 
     def intervene(self, do: dict, n: int, random_state: int = 0) -> pd.DataFrame:
@@ -162,7 +162,7 @@ class InferredSCM:
     def _generate(self, noise_u: np.ndarray, held: np.ndarray) -> np.ndarray:
         # Standardised F is (F - mean) / sd, so noise in units of sd is added to it; float64 at the end keeps held values exact.
         u = torch.as_tensor(noise_u / self.sd, dtype=torch.float32, device=self._device)
-        parts = [fixed_point(lambda z: self.network.mechanism(z, self._condition), a[None], self._steps, b[None])[0] for a, b in zip(u.split(PART), self._into(held).split(PART))]
+        parts = [sweep(lambda z, nodes: self.network.mechanism(z, self._condition, nodes), a[None], self._levels, b[None])[0] for a, b in zip(u.split(PART), self._into(held).split(PART))]
         made = torch.cat(parts).double().cpu().numpy() * self.sd + self.mean
         return np.where(np.isnan(held), made, held)
 
