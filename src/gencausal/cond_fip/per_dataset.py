@@ -1,9 +1,9 @@
 r"""FiP, the fixed-point transformer of one data set (Scetbon et al. 2024), S of them as one stack: what Cond-FiP amortises, trained anew for each.
 
     z_emb = z_j C_j + P_j,  n = N_j (all learned, one row a node)                                                        `Eq. fip-codes`
-    n <- n + DA(q(n), k(LN z_emb), v(LN z_emb); G) W;  n <- n + FFN(LN n);  T(z)_j = LN(n_j) w_out + b_out               `Eq. fip-block`
+    n <- n + DA(q(n), k(z_emb), v(z_emb); G) W;  n <- n + FFN(LN n);  T(z)_j = n_j w_out + b_out                          `Eq. fip-block`
 
-One layer as in the paper's baseline: a mechanism needs no more than the parents' values. Keys and values by `Eq. rank-two` of `cond_fip.networks`; C and P are free here, so the layer norm's gain and shift are left to the projections.
+One layer as in the paper's baseline: a mechanism needs no more than the parents' values. As in FiP's text, keys and values read z_emb without a norm: values are affine in z, so that a straight mechanism is near.
 Shapes: S data sets, n rows, d nodes, w features, h heads of size k.
 """
 
@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.nn.functional import relu
 
-from gencausal.nn.attention import EPS, bare, dag_attention
+from gencausal.nn.attention import bare, dag_attention
 from gencausal.nn.mlp import StackedLinear
 
 
@@ -31,17 +31,14 @@ class StackedFiP(nn.Module):
         self.register_buffer("mask", adjacency.mT[:, None, None].clone(), persistent=False)
 
     def forward(self, z: torch.Tensor) -> torch.Tensor:
-        C, P = (code - code.mean(-1, keepdim=True) for code in (self.codebook, self.position))
-        c2, cp, p2 = ((a * b).mean(-1)[:, None] for a, b in ((C, C), (C, P), (P, P)))
-        r = (z * z * c2 + 2 * z * cp + p2).clamp(min=0).add(EPS).rsqrt()
-        basis = torch.stack([r * z, r, torch.ones_like(z)], -1).transpose(1, 2)  # [S, d, n, 3]
-        k, v = (self._heads(basis @ torch.stack([C @ read.weight, P @ read.weight, read.bias.expand(-1, C.shape[1], -1)], 2)) for read in (self.key, self.value))
+        basis = torch.stack([z, torch.ones_like(z)], -1).transpose(1, 2)  # [S, d, n, 2]
+        k, v = (self._heads(basis @ torch.stack([self.codebook @ read.weight, read(self.position)], 2)) for read in (self.key, self.value))
         q = self._heads(self.query(bare(self.start))[:, :, None]) / math.sqrt(k.shape[-1])
         out = dag_attention(q, k, v, self.mask).transpose(2, 3).flatten(-2)  # [S, n, d, h k]
         rows = out.shape[1:3]
         n = self.write(out.flatten(1, 2)) + self.start.repeat(1, rows[0], 1)
         n = n + self.second(relu(self.first(bare(n))))
-        return self.out(bare(n))[..., 0].unflatten(1, rows)
+        return self.out(n)[..., 0].unflatten(1, rows)
 
     def _heads(self, x: torch.Tensor) -> torch.Tensor:
         """[S, d, n, h k] to [S, n, h, d, k]."""
