@@ -6,5 +6,4 @@ from gencausal.estimators.iwdd import IWDD
 from gencausal.estimators.overlap import ExtrapolationWarning
 from gencausal.estimators.vci import VCI
 
-__all__ = ["ExtrapolationWarning", "GuidedCounterfactuals", "IWDD", "VCI"]
-__all__ = ["CondFiP", "ExtrapolationWarning", "GuidedCounterfactuals", "IWDD", "InferredSCM"]
+__all__ = ["CondFiP", "ExtrapolationWarning", "GuidedCounterfactuals", "IWDD", "InferredSCM", "VCI"]
