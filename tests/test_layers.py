@@ -16,14 +16,14 @@ LEVELS = [
     ("diffusion", "distillation", "released", "guidance", "vci", "cond_fip"),
     ("training",),
     ("sampling", "solvers", "counterfactual"),
-    ("metrics", "image_metrics", "cell_metrics", "independence", "robust", "nulls", "bounds", "debias", "quantize", "quantize_images", "baselines", "image_models", "cell_models", "estimators"),
+    ("metrics", "image_metrics", "cell_metrics", "independence", "robust", "nulls", "bounds", "debias", "quantize", "quantize_images", "baselines", "image_models", "cell_models", "scm_metrics", "scm_models", "amortised", "estimators"),
     ("experiments",),
     ("claims", "figures", "provenance", "notebook", "report", "run", "cli"),
 ]
 LAST = len(LEVELS) - 1
 LEVEL = {module: level for level, modules in enumerate(LEVELS) for module in modules}
 # Arrows within a level: a schedule or a network in a model, the method that distils another, what baselines and estimators share, and the last level among itself.
-BESIDE = {("scm", "nn"), ("counterfactual", "solvers"), ("distillation", "diffusion"), ("released", "diffusion"), ("released", "distillation"), ("nulls", "metrics"), ("independence", "nulls"), ("quantize_images", "quantize"), ("estimators", "metrics"), ("estimators", "baselines"), ("estimators", "image_models"), ("estimators", "cell_models"), ("estimators", "robust"), ("baselines", "metrics")}
+BESIDE = {("scm", "nn"), ("counterfactual", "solvers"), ("distillation", "diffusion"), ("released", "diffusion"), ("released", "distillation"), ("nulls", "metrics"), ("independence", "nulls"), ("quantize_images", "quantize"), ("estimators", "metrics"), ("estimators", "baselines"), ("estimators", "image_models"), ("estimators", "amortised"), ("estimators", "scm_models"), ("estimators", "cell_models"), ("estimators", "robust"), ("baselines", "metrics")}
 # Levels that a module may import, where they are fewer than all below it: the loop knows no method, metrics know no model, results know no model
 # (but may use the pure functions of metrics).
 ONLY = {"training": {0}, "sampling": {0, 2, 3}, "solvers": {0, 2, 3}, "counterfactual": {0, 2, 3, 5}, "metrics": {0}, "image_metrics": {0}, "cell_metrics": {0}} | {module: {0, LAST} for module in LEVELS[-1]} | {"cli": {0, 1, LAST}}

@@ -1,0 +1,75 @@
+r"""condfip.E4, E14, E16: what the training decides. One change each against a base recipe at the same budget; error against the number of SCMs seen.
+
+    E4   conditioning (none, concatenate, FiLM without gates), pooling, attention among nodes, start of the stream, encoder apart or frozen, squared loss, and `recall` (ours)
+    E14  LIN alone, RFF alone, both, for the whole network
+    E16  held-out error against SCMs seen, from the log of one training
+"""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+from gencausal import amortised, checks
+from gencausal.amortised import Recipe
+from gencausal.cond_fip import CondFiP
+from gencausal.data import scm_graphs
+from gencausal.data.scm_cells import Cell
+from gencausal.experiments import scm_methods
+
+SIZES = {"no_adaptive_norm": {"conditioning": "none"}, "concatenate": {"conditioning": "concatenate"}, "film": {"conditioning": "film"}, "mean_pool": {"pool": "mean"}, "softmax_mask": {"attention": "softmax"},
+         "own_start": {"own_start": True}, "recall": {"recall": 1}}
+TRAINING = {"apart": {"stage": "apart"}, "mse": {"mse": True}, "lin_only": {"families": ("lin_in",)}, "rff_only": {"families": ("rff_in",)}}
+CONDITIONING = ("default", *SIZES, "apart", "mse")
+MIXES = ("default", "lin_only", "rff_only")
+
+
+def recipe(name: str, base: Recipe) -> Recipe:
+    """`base` with the change `name`; `default` is base itself."""
+    checks.choice(name, "name", ("default", *SIZES, *TRAINING))
+    return replace(base, sizes=replace(base.sizes, **SIZES.get(name, {})), **TRAINING.get(name, {}))
+
+
+def network(name: str, base: Recipe, seed: int, folder: Path | None = None, device: torch.device | str = "cpu") -> tuple[CondFiP, amortised.Trained]:
+    """The trained network of the variant `name`, continued from `folder` where it is there."""
+    changed = recipe(name, base)
+    checkpoint = None if folder is None else folder / f"condfip-{name}-{seed}-{amortised.config_hash(amortised.identity(changed, seed))}.safetensors"
+    trained, _ = amortised.train(changed, seed, device, checkpoint)
+    return trained.modules["condfip"].requires_grad_(False), trained
+
+
+def root_errors(network: CondFiP, cell: Cell) -> np.ndarray:
+    """Noise error of the decoder at nodes without parents, [S] (NaN where there is none): the row that softmax cannot give."""
+    fitted = scm_methods.fit("condfip", cell, network)
+    roots = scm_graphs.longest_path(cell.adjacency) == 0
+    error = (fitted.noise(cell.query) - cell.query_noise).square().mean(1).sqrt()
+    return torch.where(roots, error, torch.nan).nanmean(1).numpy()
+
+
+def variant_rows(experiment: str, names: tuple[str, ...], base: Recipe, cells: list[Cell], seeds: tuple[int, ...] = (0,), folder: Path | None = None) -> list[dict]:
+    """Errors of every variant on every cell, method `condfip_<name>`, encoder noise as `condfip_<name>_encoder`."""
+    made = []
+    for name in names:
+        for seed in seeds:
+            net, _ = network(name, base, seed, folder)
+            for cell in cells:
+                for method in ("condfip", "condfip_encoder"):
+                    fitted = scm_methods.fit(method, cell, net)
+                    found = scm_methods.errors(fitted, cell)
+                    if method == "condfip":
+                        found["rmse_noise_roots"] = root_errors(net, cell)
+                    label = f"condfip_{name}" + "_encoder" * (method == "condfip_encoder")
+                    made += [row for row in scm_methods.rows(experiment, cell, fitted, found, seed, method=label) if np.isfinite(row["value"])]
+    return made
+
+
+def scale_curve(scores: list[dict], batch: int) -> pd.DataFrame:
+    """E16 from the log of a training (`Trained.scores`, or the meta data of a published file): columns scms, head, family, rmse_noise."""
+    rows = []
+    for entry in scores:
+        for name, (value,) in ((k, v) for k, v in entry.items() if k.startswith(("decoder_", "encoder_"))):
+            head, family = name.split("_", 1)
+            rows.append({"scms": entry["round"] * batch, "head": head, "family": family, "rmse_noise": value})
+    return pd.DataFrame(rows)
