@@ -176,7 +176,7 @@ results.claim("vci.C4.cells")
 # **Why.** The divergence is there to make $Z$ independent of $T$, no test of it is in the paper, and a reviewer asked for one. $Z$ depends on $X$, and so may $T$: what is tested is $Z \perp T \mid X$, never the marginal.
 #
 # **Design.** A random 30 % of the cells is held out; $z$ is the posterior mean, and again one draw of it. Within strata: linear and random-feature probes of $T$ against chance, AUC of a two-sample classifier, HSIC with permutations within strata
-# (`Eq. hsic`), $\mathrm{MMD}^2_u$ (`Eq. mmd`), a nearest-neighbour estimate of the mutual information (`Eq. mutual-information`), each with a permutation p, Holm over strata (`Eq. holm`); a probe of $X$ and the
+# (`Eq. hsic`), $\mathrm{MMD}^2_u$ (`Eq. mmd`), a nearest-neighbour estimate of the mutual information (`Eq. knn-mi`), each with a permutation p, corrected over strata by Holm; a probe of $X$ and the
 # reconstruction, since a collapsed latent is trivially independent. Beside the models: `collapsed`, `appended` ($z$ with $t$ attached), `outcome` (20 principal components of $y$), and re-initialised networks put through the same search (`Eq. monte-carlo-p`).
 #
 # **Rule.** Supported if the probe within strata is at chance (AUC at most 0.55) and $z$ still reconstructs better than a collapsed one, and the divergence lowers the leak against $w_2 = 0$.

@@ -139,7 +139,7 @@ def plain_loss(generator, discriminator, y, codes, codes_cf, noise):
 
 @pytest.mark.parametrize("config", [TINY, DEEP, replace(DEEP, divergence="exact", evaluate="live")], ids=["tiny", "deep", "deep-live-exact"])
 def test_loss_and_gradient_are_those_of_the_plain_formula(config):
-    """Eq. vci-image, Eq. vci-image-l0, -l1, -l2 and Eq. split-features: batching the samples, splitting the features, 1x1 maps as matrix products and the order in memory change no term and no gradient (1e-5)."""
+    """Eq. vci-image, Eq. vci-image-l0, Eq. vci-image-l1, Eq. vci-image-l2 and Eq. split-features: batching the samples, splitting the features, 1x1 maps as matrix products and the order in memory change no term and no gradient (1e-5)."""
     config = replace(config, weights=(1.0, 0.7, 0.3))
     generator, discriminator, *batch = made(config)
     if generator.frozen is not None:
