@@ -55,7 +55,7 @@ folder = paths.build(profile) / "checkpoints"
 results = claims.open_results(notebook="04c_variational_digits", profile=profile)
 sizes = {"small": vci.SMALL, "published": replace(vci.PUBLISHED, supervision="classify")}[network]
 recipe = Recipe(sizes, minibatches=minibatches, batch=batch, lr=lr, warmup=min(50, minibatches // 4), classifier_minibatches=classifier_minibatches, bf16=bf16)
-scenes = morphomnist.load(n=n, folder=folder)
+scenes = morphomnist.load(seed=7, n=n, folder=folder)
 rows, held = digits.split(scenes)
 print(f"{len(rows)} images to train on, {len(held)} held out, {len(scenes.test)} test, of which {units} are scored; seeds {seeds}; torch {torch.__version__}")
 
@@ -70,8 +70,8 @@ print(f"{len(rows)} images to train on, {len(held)} held out, {len(scenes.test)}
 # $L_0$ the Bernoulli likelihood (`Eq. vci-image-l0`), $L_1$ what a discriminator says of $(y', t')$ (`Eq. vci-image-l1`, trained by `Eq. vci-image-d` on every second minibatch), $L_2$ the divergence under a frozen copy of the encoder
 # (`Eq. vci-image-l2`, in the public code's form, which lacks a variance: `Eq. vci-divergence`). There is no KL to a prior. $t'$ is $t$ with one label replaced by that of a random training image.
 #
-# The published network has 30,976 latent values for 1,024 pixels, so it can copy the image and ignore $t'$; ours has 128; a position of its first map is a square of 4 x 4 pixels. The discriminator needs a longer training than there is here:
-# after a few hundred steps it tells real from drawn images by their blur, whatever the label. Our arm therefore takes the public code's third form of $L_1$, a frozen network that reads $t'$ from $y'$ (`Eq. vci-image-classify`), which its final runs
+# The published network has 30,976 latent values for 1,024 pixels, so it can copy the image and ignore $t'$; ours has 128; a position of its first map is a square of 4 x 4 pixels. In the few hundred steps that
+# there is time for here, its loss tells real from drawn images and the label seems to play no part (an inference from the loss, not tested). Our arm therefore takes the public code's third form of $L_1$, a frozen network that reads $t'$ from $y'$ (`Eq. vci-image-classify`), which its final runs
 # do not use; the discriminator at the published weights is an arm of its own.
 
 # %%
@@ -98,7 +98,8 @@ figures.table(pd.DataFrame([{"case": "parameters", "ours": f"{vci.parameters(mad
 # ## Weights, chosen on factual images
 #
 # Choices see held-out training images only and no counterfactual image: how well the image comes back, how well it does after an intervention there and back, and how far the thickness and intensity read in an imagined image are from what
-# was asked (`total`: 2 for copying the input, about 0 for the truth). What has the lowest total is taken.
+# was asked (`total`: 2 for copying the input, about 0 for the truth). What has the lowest total is taken. The forms of the network and the grid
+# below were found in about fifteen trials on another draw of factors (seed 0), where test scores were seen; the digits, factors and split here (seed 7) took no part in them.
 
 # %%
 pairs = [(w0, w1, w2) for w1, w2 in zip(w1s, w2s, strict=True)]
