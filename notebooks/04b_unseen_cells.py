@@ -147,7 +147,7 @@ results.claim("vci.C2.borrowed")
 results.claim("vci.C2.networks")
 
 # %% [markdown]
-# ## Pairs of genes: additivity is hard to beat
+# ## Pairs of genes: is the sum of two effects beaten?
 #
 # Norman's pairs: training holds all singles and the other pairs. `additive` is the control plus the two single shifts (`Eq. additive`); it is defined for every pair whose members were seen alone, and the first fold holds these.
 
@@ -226,9 +226,9 @@ value = leaks.groupby(["method", "metric"])["value"].mean()
 print(f"Latent of vci on {where}: AUC of T within strata {value['vci', 'leak_auc_linear']:.3f} (outcome itself {value['outcome', 'leak_auc_linear']:.3f}, w2 = 0 {value['vci_w2_0', 'leak_auc_linear']:.3f}), largest Holm-adjusted p of HSIC over seeds {leaks[(leaks['method'] == 'vci') & (leaks['metric'] == 'leak_hsic_holm')]['value'].max():.3f}, reconstruction R2 {value['vci', 'reconstruction_r2']:.3f}.")
 
 # %% [markdown]
-# - **A network is not needed for most of it.** `weighted_shift`, means of strata that are alike, needs no training; where it lies above the networks, the gain that `vci_borrowed` shows over `vci` comes from the borrowed target, not from the network.
+# - **Is a network needed?** `weighted_shift`, means of strata that are alike, needs no training; where it lies above the networks, the gain that `vci_borrowed` shows over `vci` comes from the borrowed target, not from the network.
 # - **The supervision is silent where it matters.** A hidden group has no matched cell, so that the published objective leaves the prediction there to the shape of the decoder and to the divergence alone.
-# - **Fewer steps than published.** The published schedule is a thousand passes over the cells; what longer training would change is not measured here beyond the rounds above.
+# - **Fewer steps than published.** The published schedule is a thousand passes over the cells; what longer training would change is not measured here.
 
 # %%
 results.save()
