@@ -322,7 +322,7 @@ def test_other_refusals():
 
 
 def test_weights_by_name():
-    """The published weights borrow nothing; the default ones borrow at temperature 0.5; numbers leave the configuration alone."""
-    assert VCI().weights == (0.03, 1.7, 0.0003) and VCI().config.borrow == 0.5
+    """The published weights borrow nothing; the default ones borrow; numbers leave the configuration alone."""
+    assert VCI().weights == (0.03, 1.7, 0.0003) and VCI().config.borrow is True
     assert VCI(weights="published").weights == VCI(weights="vci").weights == (1.0, 1.7, 0.1) and VCI(weights="published").config.borrow == 0
     assert VCI(weights=(1, 2, 0)).weights == (1.0, 2.0, 0.0) and VCI(replace(CONFIG, borrow=2.0), weights=(1, 2, 0)).config.borrow == 2.0
