@@ -14,8 +14,8 @@ BUILD = os.path.relpath(paths.build(PROFILE))
 NOTEBOOKS = notebook.names()
 PLANS = {name: notebook.plan(name, PROFILE) for name in NOTEBOOKS}
 SOURCES = {name: [f"notebooks/{name}.py", *(path.as_posix() for path in provenance.modules(name))] for name in NOTEBOOKS}
-# A notebook with several seeds first trains each seed in a job of its own, then finds every checkpoint finished.
-SEEDS = {name: plan.parameters["seeds"] if len(plan.parameters.get("seeds", [])) > 1 else [] for name, plan in PLANS.items()}
+# A notebook with several seeds first trains each seed in a job of its own, then finds every checkpoint finished; at smoke size that would cost more than it saves.
+SEEDS = {name: plan.parameters["seeds"] if PROFILE != "smoke" and len(plan.parameters.get("seeds", [])) > 1 else [] for name, plan in PLANS.items()}
 # Distillation starts from the pretrained model; the ledger reads every other notebook's rows.
 AFTER = {name: ["01_diffusion_pretraining"] if name in ("02a_score_distillation", "02b_treatment_effects") else ["01b_image_diffusion"] if name == "03a_counterfactual_images" else ["03a_counterfactual_images"] if name in ("03b_image_benchmark", "03c_image_trust") else [] for name in NOTEBOOKS}
 AFTER |= {name: [other for other in NOTEBOOKS if other != name] for name in NOTEBOOKS if name.endswith("_claims")}
