@@ -153,8 +153,8 @@ figures.show(fig, alt=f"Loss terms of every method over {rounds} rounds, mean an
 # The error splits exactly into that of the group's mean and that of the deviations within a group (`Eq. error-split`); `variance_kept` is the share of the variance within groups that a prediction still has, and `individual_correlation` how well its
 # deviations agree with the true ones (`Eq. individuality`); a prediction of least squared error has `variance_kept` = `individual_correlation`$^2$. The match pulls every $y'$ to its group's mean, so it must lower `error_group` and can erase the
 # individual. By how much depends on the decoder's scale $s$: reconstruction pulls with $w_0 / s^2$, the match with $w_1$, and a prediction torn between both keeps the share $(w_0 / s^2) / (w_0 / s^2 + w_1)$ of a deviation (`Eq. erasure`). Early in
-# training $s$ is the spread of the outcomes and little is kept; later $s$ falls. Hence the weights that serve group means need not serve individuals. An
-# autoencoder has the opposite fault: nothing keeps its latent from knowing the treatment, so its decoder can give back the factual outcome whatever $t'$ it is told (`factual` in the table). The kept share below is that of the formula at the mean error of
+# training $s$ is the spread of the outcomes and little is kept; later $s$ falls. The formula knows the match alone: where less is kept than it says, or where a
+# network without supervision keeps less than all, something else erases, such as the divergence or a decoder not trained to its end. An autoencoder may have the opposite fault: nothing keeps its latent from knowing the treatment, so that its decoder can give back the factual outcome whatever $t'$ it is told (`factual` in the table). The kept share below is that of the formula at the mean error of
 # the reconstruction, `factual_rmse`, in place of $s$, squared to be one of a variance.
 
 # %%

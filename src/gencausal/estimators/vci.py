@@ -33,7 +33,7 @@ from gencausal.vci.networks import CellNetworks
 FORMAT = "gencausal.VCI/1"
 EXPECTS = ("log1p", "counts")
 WEIGHTS = {"vci_borrowed": (0.03, 1.7, 0.0003), "vci": stack.WEIGHTS["vci"][:3], "published": stack.WEIGHTS["vci"][:3]}
-"""w0, w1, w2 by name: those that predict unseen groups best at few cells and steps, with borrowed matches, and the published ones (`vci` and `published` are the same)."""
+"""w0, w1, w2 by name: ours, meant for groups never treated, with borrowed matches, few cells and steps; and the published ones (`vci` and `published` are the same)."""
 BORROW = ("vci_borrowed",)
 CONFIG = stack.Config(rounds=1000, batch=64, draws=1, matches=stack.EVERY_MATCH, lr=3e-3)
 FEWEST_CELLS = 20
