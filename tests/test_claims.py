@@ -140,6 +140,21 @@ def test_ratio_is_a_ratio_of_means():
     assert zero.verdict == "not shown" and np.isnan(zero.ours)
 
 
+def test_a_ratio_of_two_data_sets_pairs_nothing():
+    """Means 3 and 2 of units that have nothing to do with one another: 1.5, an interval wider than that of the pairs, whatever the order of the units; without one side `not run`."""
+    other = rows({"a": [[1.0] * 2, [3.0] * 2, [2.0] * 2]}, dataset="e")
+    table = pd.concat([rows({"a": [[2.0] * 2, [4.0] * 2, [3.0] * 2]}), other], ignore_index=True)
+    rule = RATIO | {"against": "a", "against_dataset": "e", "at_most": 4.5}
+    made = claims.verdict(make([rule]), table)
+    assert made.ours == pytest.approx(1.5) and made.verdict == "reproduced in direction" and (made.n_units, made.n_seeds) == (3, 2)
+    assert made.ci_low < 1 and made.ci_high > 2, "the smallest against the largest mean is among the resampled"
+    assert claims.verdict(make([rule | {"at_most": 1.4}]), table).verdict == "not shown"
+    assert claims.verdict(make([rule | {"at_most": 0.5}]), table).verdict == "refuted"
+    assert claims.verdict(make([rule | {"against_dataset": "f"}]), table).verdict == "not run" and claims.verdict(make([rule]), other).verdict == "not run"
+    one = pd.concat([rows({"a": [[2.0]]}), other], ignore_index=True)
+    assert claims.verdict(make([rule]), one).verdict == "not shown"
+
+
 @pytest.mark.parametrize(("a", "word"), [
     ([[0.95] * 2, [1.0] * 2], "reproduced"), ([[1.5] * 2, [0.75] * 2], "not shown"), ([[1.4] * 2, [1.5] * 2], "refuted"), ([[1.0], [1.0]], "not shown"), ([[1.0] * 2], "not shown"),
 ])

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 import torch
-from torch.nn.functional import linear, relu, silu
+from torch.nn.functional import leaky_relu, linear, relu, silu
 
 from gencausal import checks, seeding
 from gencausal.cond_fip import CondFiP, Sizes, fixed_point, inference, levels, losses, row_loss, steps_needed, sweep
@@ -56,6 +56,27 @@ def plain_decoder(decoder, z, embedding, adjacency):
         u = block.feed.norm(n) * (1 + g2) + s2
         n = n + a2 * block.feed.second(relu(block.feed.first(u)))
     return decoder.out(decoder.norm(n))[..., 0]
+
+
+def test_the_encoder_is_the_plain_formula():
+    """`Eq. dataset-encoder` written out with torch's own attention: rows node by node, then parents row by row, then the head."""
+    x, _, adjacency = data()
+    encoder = make().encoder
+    h = x[..., None] * encoder.embed.weight[:, 0] + encoder.embed.bias
+    for layer in encoder.layers:
+        q, k, v = (linear(norm(h), read.weight, read.bias).unflatten(-1, (layer.heads, -1)) for norm, read in zip(layer.norms, layer.read))  # [B, n, d, h, k]
+        if layer.axis == "rows":
+            scores = torch.einsum("brdhk,bsdhk->bdhrs", q, k) / q.shape[-1] ** 0.5
+            out = torch.einsum("bdhrs,bsdhk->brdhk", scores.softmax(-1), v)
+        else:
+            scores = (torch.einsum("brihk,brjhk->brhij", q, k) / q.shape[-1] ** 0.5).exp() * adjacency.mT[:, None, None]
+            out = torch.einsum("brhij,brjhk->brihk", scores / scores.sum(-1, keepdim=True).clamp(min=1), v)
+        h = h + layer.write(out.flatten(-2))
+        h = h + layer.feed.second(relu(layer.feed.first(layer.feed.norm(h))))
+    embedding = encoder.norm(h)
+    torch.testing.assert_close(encoder(x, adjacency), embedding, atol=1e-5, rtol=1e-5)
+    first, second, last = encoder.head
+    torch.testing.assert_close(encoder.mechanism(embedding), last(leaky_relu(second(leaky_relu(first(embedding)))))[..., 0], atol=1e-5, rtol=1e-5)
 
 
 def test_the_decoder_is_the_plain_formula():
@@ -160,7 +181,7 @@ def test_a_mask_with_a_diagonal_has_no_such_fixed_point():
 
 
 def test_abduct_intervene_predict():
-    """n = x - T(x) then data gives the rows back for any weights; do() at the factual value returns the factual; what does not descend from the held node keeps its value; noise from elsewhere does not (oracles 6 and 7)."""
+    """Eq. abduct: n = x - T(x), then data gives the rows back for any weights; do() at the factual value returns the factual; what does not descend from the held node keeps its value; noise from elsewhere does not (oracles 6 and 7)."""
     model = make()
     context, factual, adjacency = data()
     condition, steps = model.condition(context, adjacency), steps_needed(adjacency)

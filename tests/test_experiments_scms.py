@@ -52,15 +52,11 @@ def test_every_method_answers_alike(method, network, cell):
 
 def test_true_mechanisms_have_no_error(cell):
     """Were F known, every error would vanish and TV be that of the fitted noise alone: the tables measure the mechanisms."""
-    truth = scm_methods.Fitted("truth", cell.mechanism, lambda x: x - cell.mechanism(x), lambda u, held: _exact(cell, u, held), lambda x, held: _exact(cell, x - cell.mechanism(x), held), 0.0)
+    truth = scm_methods.truth(cell)
     found = scm_methods.errors(truth, cell)
     assert all((values < 5e-3).all() for values in found.values())
     exact, zero = scm_laws.variation(truth, cell), scm_laws.variation(scm_methods.fit("zero_mechanism", cell), cell)
     assert exact["tv_node"].mean() < 0.2 < zero["tv_node"].mean() and (exact["tv_joint"] <= 1).all() and zero["tv_joint"].mean() > 0.6
-
-
-def _exact(cell, noise_u, held):
-    return cell.scale.into(cell.scms.generate(noise_u * cell.scale.sd, None if held is None else cell.scale.back(held)))
 
 
 def test_no_own_context_no_difference_between_batches(network, cell):
@@ -73,7 +69,7 @@ def test_no_own_context_no_difference_between_batches(network, cell):
 
 
 def test_paired_differences():
-    """Eq. paired: a constant gap has an interval of no width, seeds are averaged first, an SCM that one method lacks is left out; Eq. break-even."""
+    """Eq. paired-models: a constant gap has an interval of no width, seeds are averaged first, an SCM that one method lacks is left out; Eq. break-even."""
     rows = [{"dataset": "d", "metric": "m", "unit": u, "seed": seed, "method": method, "value": u + (0.5 if method == "a" else 0) + seed} for u in range(8) for seed in (0, 1) for method in "ab"]
     rows.append({"dataset": "d", "metric": "m", "unit": 99, "seed": 0, "method": "a", "value": 1e6})
     made = scm_tables.paired(rows, "d", "m", "a", "b")
@@ -105,7 +101,7 @@ def test_regulatory_graphs():
 
 
 def test_termination_of_the_fixed_point(network, cell):
-    """E5: nothing changes after L + 1 steps from any start, no slope leaks out of the graph, and both counter-examples go on changing."""
+    """E5, Eq. termination, Eq. propagation: nothing changes after L + 1 steps from any start, no slope leaks out of the graph, and both counter-examples go on changing."""
     rows = pd.DataFrame(scm_fixed_point.termination(network, cell, 20))
     assert (rows["change_after"] == 0).all() and (rows["steps"] <= rows["longest_path"] + 1).all() and (rows[rows["start"] == "far"]["steps"] == rows[rows["start"] == "far"]["longest_path"] + 1).all()
     assert scm_fixed_point.leak(network, cell, 2) == 0
@@ -114,6 +110,8 @@ def test_termination_of_the_fixed_point(network, cell):
     depth = scm_fixed_point.error_by_depth(network, cell)
     assert depth[0][0] == pytest.approx(depth[0][1], rel=1e-4) and len(depth) > 2
     assert (scm_fixed_point.propagation(network, cell, 2) >= 1 - 1e-4).all()
+    empty = dataclasses.replace(cell, adjacency=torch.zeros_like(cell.adjacency))
+    assert scm_fixed_point.propagation(network, empty, 2) == pytest.approx(1), "without edges the data are the noise and a constant"
 
 
 def test_calibration_table():

@@ -38,7 +38,7 @@ def test_mmd_floor_and_power():
 
 
 def test_histogram_and_energy():
-    """Marginal variation has its floor near .05 at 4,000 rows and finds 2 Phi(1/2) - 1 for a unit shift; the energy distance is 0 for one law and grows with the shift."""
+    """Marginal variation has its floor near .05 at 4,000 rows and finds 2 Phi(1/2) - 1 for a unit shift; the energy distance (Eq. energy) is 0 for one law and grows with the shift."""
     rng = np.random.default_rng(2)
     x, y = rng.standard_normal((2, 4000, 2))
     floor = scm_metrics.histogram_variation(x, y)

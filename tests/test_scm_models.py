@@ -72,7 +72,7 @@ def test_what_follows_from_a_mechanism(name):
 
 
 def test_kernel_ridge_beats_least_squares_where_mechanisms_bend():
-    """On RFF the error of kernel ridge is far below least squares, which is below F = 0; on LIN least squares is best (spec 5.10)."""
+    """Eq. node-krr: on RFF the error of kernel ridge is far below least squares, which is below F = 0; on LIN least squares is best (spec 5.10)."""
     def errors(family):
         made = cell(family, 6, 100, 4, rows=2)
         found = {}
@@ -94,7 +94,7 @@ def test_wrong_input_is_refused():
 
 
 def test_a_stack_of_fips_is_each_of_them():
-    """Eq. fip-block: two data sets trained as one stack end as they do alone; the mechanism reads parents only; noise then data gives the rows back."""
+    """Eq. fip-codes, Eq. fip-block: two data sets trained as one stack end as they do alone; the mechanism reads parents only; noise then data gives the rows back."""
     made = cell("rff_in", 4, 30, 2, rows=2)
     config = FiPConfig(rounds=6, width=16)
     both = FiP(config).fit(made.context, made.adjacency)

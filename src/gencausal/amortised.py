@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 from safetensors import safe_open
 
-from gencausal import checks, seeding
+from gencausal import checks, paths, seeding
 from gencausal.checkpoints import code_hash, config_hash, load_state, save_state
 from gencausal.cond_fip import CondFiP, Sizes, losses, networks, objective
 from gencausal.data import scm_cells, scm_graphs, scms
@@ -205,6 +205,11 @@ def load(path: Path, device: torch.device | str = "cpu") -> tuple[CondFiP, dict]
         for name, parameter in model.named_parameters():
             parameter.copy_(tensors[name])
     return model.eval().requires_grad_(False), meta
+
+
+def published(seed: int = 0) -> Path:
+    """Where the published weights of training `seed` are, or would be."""
+    return paths.root() / "data" / "checkpoints" / "condfip" / ("condfip.safetensors" if seed == 0 else f"condfip-{seed}.safetensors")
 
 
 def main(argv: list[str] | None = None) -> int:

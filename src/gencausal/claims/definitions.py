@@ -26,7 +26,10 @@ class Difference:
 
 @dataclass(frozen=True)
 class Ratio:
-    """Mean of `method` over mean of `against`; holds if the whole interval is within `at_least` and `at_most`; paired over units, or over seeds where each seed is a draw of its own."""
+    """Mean of `method` over mean of `against`; holds if the whole interval is within `at_least` and `at_most`; paired over units, or over seeds where each seed is a draw of its own.
+
+    against_dataset: where `against` has its rows, if not on `dataset`; units are then not paired, and each side is resampled on its own.
+    """
 
     experiment: str
     dataset: str
@@ -36,6 +39,7 @@ class Ratio:
     at_most: float | None = None
     at_least: float | None = None
     over: str = "unit"
+    against_dataset: str = ""
 
 
 @dataclass(frozen=True)

@@ -4,13 +4,14 @@ Notation: U units, a_u and b_u the seed means of `method` and `against` on unit 
 (10,000 times, a fixed stream), so it speaks of other units of the same benchmark; the seeds enter through the unit means.
 
     difference  (1/U) sum_u (b_u - a_u), units or (`over: seed`) seeds, where lower is better, the opposite sign otherwise: positive is the claimed side
-    ratio       sum_u a_u / sum_u b_u
+    ratio       sum_u a_u / sum_u b_u; of two data sets (`against_dataset`) the ratio of the means, each side's units resampled on its own
     value       (1/U) sum_u a_u, beside the published number
     bound       (1/U) sum_u a_u, inside bounds of ours
 
 A single unit gives no interval, and a single seed leaves the spread over seeds unknown: neither is ever green.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -74,6 +75,8 @@ def judge(rule: Rule, rows: pd.DataFrame, published: float | None = None) -> Ver
         seeds = len(ours) if rule.over == "seed" else _seeds(cases, rule.method, ours.index)
         return _value(rule, ours, seeds, published) if isinstance(rule, Value) else _bound(rule, ours, seeds)
     over = getattr(rule, "over", "unit")
+    if getattr(rule, "against_dataset", ""):
+        return _between(rule, cases, rows[(rows["experiment"] == rule.experiment) & (rows["dataset"] == rule.against_dataset) & (rows["metric"] == rule.metric)])
     both = pd.concat({"a": _unit_means(cases, rule.method, over), "b": _unit_means(cases, rule.against, over)}, axis=1)
     alone = both[both.isna().any(axis=1)]
     both = both.dropna()
@@ -129,7 +132,28 @@ def _ratio(rule: Ratio, both: pd.DataFrame, seeds: int, cases: pd.DataFrame, pub
     numbers = dict(ours=float(values[:, 0].sum() / values[:, 1].sum()), n_units=len(values), n_seeds=seeds)
     what = f"{rule.metric} of {rule.method} over {rule.against}: {numbers['ours']:.3g}, bound {_bounds(rule)}"
     # A bound of ours matches no number of the paper.
-    return _inside(rule, values, lambda v: v[..., 0].sum(axis=-1) / v[..., 1].sum(axis=-1), numbers, what, "reproduced in direction" if published is None else "reproduced")
+    return _inside(rule, lambda: bootstrap(values, lambda v: v[..., 0].sum(axis=-1) / v[..., 1].sum(axis=-1)), numbers, what, "reproduced in direction" if published is None else "reproduced")
+
+
+def _between(rule: Ratio, cases: pd.DataFrame, others: pd.DataFrame) -> Verdict:
+    """A ratio of means on two data sets, whose units have nothing to do with one another."""
+    a, b = _unit_means(cases, rule.method, rule.over), _unit_means(others, rule.against, rule.over)
+    if a.empty or b.empty:
+        name, place = (rule.method, rule.dataset) if a.empty else (rule.against, rule.against_dataset)
+        return Verdict("not run", note=f"no rows of {name} for {rule.metric} on {place} ({rule.experiment})")
+    numbers = dict(n_units=min(len(a), len(b)), n_seeds=min(_seeds(cases, rule.method, a.index), _seeds(others, rule.against, b.index)) if rule.over == "unit" else min(len(a), len(b)))
+    if b.min() <= 0:
+        return Verdict("not shown", note=f"{rule.against} is not above zero everywhere, so a ratio has no meaning", **numbers)
+    numbers["ours"] = float(a.mean() / b.mean())
+    what = f"{rule.metric} of {rule.method} on {rule.dataset} over {rule.against} on {rule.against_dataset}: {numbers['ours']:.3g}, bound {_bounds(rule)}"
+
+    def interval() -> tuple[float, float]:
+        rng = np.random.default_rng(STREAM)
+        above, below = (values.to_numpy()[rng.integers(0, len(values), (RESAMPLES, len(values)))].mean(1) for values in (a, b))
+        low, high = np.quantile(above / below, [0.025, 0.975])
+        return float(low), float(high)
+
+    return _inside(rule, interval, numbers, what, "reproduced in direction")
 
 
 def _bound(rule: Bound, ours: pd.Series, seeds: int) -> Verdict:
@@ -137,18 +161,18 @@ def _bound(rule: Bound, ours: pd.Series, seeds: int) -> Verdict:
         return Verdict("not run", note=f"no rows of {rule.method} for {rule.metric} on {rule.dataset} ({rule.experiment})")
     numbers = dict(ours=float(ours.mean()), n_units=len(ours), n_seeds=seeds)
     what = f"{rule.metric} of {rule.method}: {numbers['ours']:.3g}, bound {_bounds(rule)}"
-    return _inside(rule, ours.to_numpy()[:, None], lambda v: v.mean(axis=-2), numbers, what, "reproduced in direction")
+    return _inside(rule, lambda: bootstrap(ours.to_numpy()[:, None]), numbers, what, "reproduced in direction")
 
 
 def _bounds(rule: Ratio | Bound) -> str:
     return " and ".join(f"{word} {bound:g}" for word, bound in (("at least", rule.at_least), ("at most", rule.at_most)) if bound is not None)
 
 
-def _inside(rule: Ratio | Bound, values: np.ndarray, statistic, numbers: dict, what: str, word: str) -> Verdict:
-    """`word` if the whole interval of `statistic` over units of `values` [U, k] is within the rule's bounds."""
-    if len(values) < 2:
+def _inside(rule: Ratio | Bound, interval: Callable[[], tuple[float, float]], numbers: dict, what: str, word: str) -> Verdict:
+    """`word` if the whole `interval` is within the rule's bounds."""
+    if numbers["n_units"] < 2:
         return Verdict("not shown", note=f"{what}; a single unit gives no interval", **numbers)
-    low, high = bootstrap(values, statistic)
+    low, high = interval()
     numbers |= dict(ci_low=low, ci_high=high)
     if numbers["n_seeds"] < 2:
         return Verdict("not shown", note=f"{what}; one seed leaves the spread over seeds unknown", **numbers)

@@ -1,6 +1,6 @@
 r"""Dataset encoder and conditional decoder of Cond-FiP (arXiv 2410.06128, sections 3.1-3.2, and the released code where it says more).
 
-    encoder    x -> x w + b, then layers of (attention among rows, DAG-attention among nodes), a layer norm; head of two hidden layers   `Eq. encoder`
+    encoder    x -> x w + b, then layers of (attention among rows, DAG-attention among nodes), a layer norm; head of two hidden layers   `Eq. dataset-encoder`
     pooling    h = layers(proj(embedding)); mu_j = max over rows of h_rj                                                                  `Eq. pool`
     codes      C = LN(mu W_C), P = LN(mu W_P), c = LN(mu W_c); z_emb = z_j C_j + P_j; the stream starts at n = P                          `Eq. codes`
     block      (s1, g1, a1, s2, g2, a2) = W silu(c);  u = LN(.)(1 + g1) + s1 for queries (n), keys and values (z_emb)
@@ -62,7 +62,7 @@ class Sizes:
 
 
 class Encoder(nn.Module):
-    """`Eq. encoder`. `forward(x [B, n, d], adjacency) -> [B, n, d, w]`; `mechanism` of it gives F at the same rows, [B, n, d]."""
+    """`Eq. dataset-encoder`. `forward(x [B, n, d], adjacency) -> [B, n, d, w]`; `mechanism` of it gives F at the same rows, [B, n, d]."""
 
     def __init__(self, sizes: Sizes, rng: torch.Generator):
         super().__init__()

@@ -15,18 +15,13 @@ import numpy as np
 import pandas as pd
 import torch
 
-from gencausal import amortised, checks, graph as graphs, paths
+from gencausal import amortised, checks, graph as graphs
 from gencausal.checks import InputError
 from gencausal.cond_fip import CondFiP as Network, levels, sweep
 from gencausal.estimators.overlap import ExtrapolationWarning
 
 FEWEST_ROWS = 10
 PART = 4096  # query rows that pass through the network at once
-
-
-def published() -> Path:
-    """Where the published weights are, or would be."""
-    return paths.root() / "data" / "checkpoints" / "condfip" / "condfip.safetensors"
 
 
 class CondFiP:
@@ -38,7 +33,7 @@ class CondFiP:
     @classmethod
     def from_checkpoint(cls, path: str | Path | None = None, device: str = "cpu") -> "CondFiP":
         """The network of `path`, by default the published one."""
-        return cls(*amortised.load(published() if path is None else Path(path), device))
+        return cls(*amortised.load(amortised.published() if path is None else Path(path), device))
 
     def infer(self, data: pd.DataFrame, graph: nx.DiGraph) -> "InferredSCM":
         """The causal model behind the rows of `data` (numbers, one column a node) and `graph` (acyclic, edges cause -> effect, nodes the columns).

@@ -31,8 +31,9 @@ def protocol_table(made: list[Cell]) -> pd.DataFrame:
     return pd.DataFrame([protocol(one) for one in made])
 
 
-def rows(made: list[Cell], methods: tuple[str, ...] = ("zero_mechanism", "ols", "kernel_ridge")) -> list[dict]:
-    return scm_methods.table("condfip.E1", made, methods)
+def rows(made: list[Cell], methods: tuple[str, ...] = ("zero_mechanism", "ols", "kernel_ridge"), draw: int = 0) -> list[dict]:
+    """Errors of the baselines; `draw`, the seed of the cells, is the seed of the rows."""
+    return [row | {"seed": draw} for row in scm_methods.table("condfip.E1", made, methods)]
 
 
 def compare(found: pd.DataFrame | list[dict]) -> pd.DataFrame:

@@ -65,6 +65,13 @@ def fit(method: str, cell: Cell, network: CondFiP | None = None, seed: int = 0, 
     return Fitted(method, each("expected"), each("noise"), each("generate"), each("counterfactual"), seconds)
 
 
+def truth(cell: Cell) -> Fitted:
+    """The mechanisms that made `cell`: every error vanishes up to rounding."""
+    exact = lambda u, held: cell.scale.into(cell.scms.generate(u * cell.scale.sd, None if held is None else cell.scale.back(held)))  # noqa: E731
+    noise = lambda x: x - cell.mechanism(x)  # noqa: E731
+    return Fitted("truth", cell.mechanism, noise, exact, lambda x, held: exact(noise(x), held), 0.0)
+
+
 def _amortised(method: str, adjacency: torch.Tensor, context: torch.Tensor, network: CondFiP) -> Fitted:
     started = time.perf_counter()
     parts = [slice(i, i + PART) for i in range(0, len(context), PART)]
@@ -121,4 +128,12 @@ def table(experiment: str, cells: list[Cell], methods: tuple[str, ...], network:
         for method in methods:
             fitted = fit(method, cell, network, fip=fip)
             made += rows(experiment, cell, fitted, errors(fitted, cell, interventions), seed if method in AMORTISED else 0)
+    return made
+
+
+def over_seeds(networks: dict[int, CondFiP], methods: tuple[str, ...], record: Callable[[tuple[str, ...], CondFiP, int], list[dict]]) -> list[dict]:
+    """Rows of `record(methods, network, seed)`: the amortised methods with every network, the others once."""
+    made = []
+    for place, (seed, network) in enumerate(networks.items()):
+        made += record(tuple(m for m in methods if m in AMORTISED or place == 0), network, seed)
     return made

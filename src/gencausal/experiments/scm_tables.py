@@ -1,6 +1,6 @@
 r"""condfip.E2, E3, E7-E10, E12, E13, E15: tables of errors over cells, amortised against fitted to each data set; paired comparisons, break-even counts, wrong graphs, shifts and protocol forks.
 
-    paired difference   mean over SCMs of (error of a - error of b), with a 95 % bootstrap interval over SCMs             `Eq. paired`
+    paired difference   mean over SCMs of (error of a - error of b), with a 95 % bootstrap interval over SCMs             `Eq. paired-models`
     break-even          N* = T_train / (t_fit - t_infer): data sets from which on training once was cheaper                `Eq. break-even`
 """
 
@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from gencausal import checks, seeding
+from gencausal import checks, metrics, seeding
 from gencausal.cond_fip import CondFiP, fixed_point, steps_needed
 from gencausal.data import scm_cells, scm_graphs, scms
 from gencausal.data.scm_cells import Cell
@@ -41,7 +41,7 @@ def csuite_cells(n: int = 400, mixtures: bool = True, seed: int = 0) -> list[Cel
 
 
 def paired(found: pd.DataFrame | list[dict], dataset: str, metric: str, a: str, b: str, seed: int = 0) -> dict[str, float]:
-    """`Eq. paired` of methods a and b on the SCMs that both have (training seeds averaged first): means, difference, low, high, n."""
+    """`Eq. paired-models` of methods a and b on the SCMs that both have (training seeds averaged first): means, difference, low, high, n."""
     found = pd.DataFrame(found)
     cases = found[(found["dataset"] == dataset) & (found["metric"] == metric) & found["method"].isin([a, b])]
     wide = cases.groupby(["unit", "method"])["value"].mean().unstack("method").dropna()
@@ -51,6 +51,26 @@ def paired(found: pd.DataFrame | list[dict], dataset: str, metric: str, a: str, 
     picks = seeding.numpy_generator(seed, "paired", dataset, metric, a, b).integers(0, len(gap), (RESAMPLES, len(gap)))
     low, high = np.quantile(gap[picks].mean(1), [0.025, 0.975])
     return {"dataset": dataset, "metric": metric, "a": a, "b": b, "mean_a": wide[a].mean(), "mean_b": wide[b].mean(), "difference": gap.mean(), "low": low, "high": high, "n": len(gap)}
+
+
+def spread(found: pd.DataFrame, dataset: str, method: str, metric: str) -> metrics.Interval:
+    """Mean over SCMs (training seeds averaged first) with its 95 % bootstrap interval; ends NaN where there is one SCM."""
+    values = _of(found, dataset, method, metric).groupby("unit")["value"].mean().to_numpy()
+    return metrics.bootstrap_mean(values, seeding.numpy_generator(0, "spread", dataset, metric, method)) if len(values) > 1 else metrics.Interval(float(values.mean()), float("nan"), float("nan"), len(values))
+
+
+def spread_of_seeds(found: pd.DataFrame, dataset: str, method: str, metric: str) -> dict[str, float]:
+    """Standard deviations of one cell: `over trainings` of the mean over SCMs (NaN with one training), `over models` of the mean over trainings; and the numbers of both."""
+    cases = _of(found, dataset, method, metric)
+    trainings, models = (cases.groupby(by)["value"].mean() for by in ("seed", "unit"))
+    return {"dataset": dataset, "method": method, "mean": models.mean(), "over trainings": trainings.std(ddof=1), "over models": models.std(ddof=1), "trainings": len(trainings), "models": len(models)}
+
+
+def _of(found: pd.DataFrame, dataset: str, method: str, metric: str) -> pd.DataFrame:
+    cases = found[(found["dataset"] == dataset) & (found["method"] == method) & (found["metric"] == metric)]
+    if cases.empty:
+        raise checks.InputError(f"{dataset} has no {metric} of {method!r}; record it first.")
+    return cases
 
 
 def break_even(training_seconds: float, fit_seconds: float, infer_seconds: float) -> float:

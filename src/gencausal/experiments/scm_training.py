@@ -5,6 +5,7 @@ r"""condfip.E4, E14, E16: what the training decides. One change each against a b
     E16  held-out error against SCMs seen, from the log of one training
 """
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -38,6 +39,34 @@ def network(name: str, base: Recipe, seed: int, folder: Path | None = None, devi
     checkpoint = None if folder is None else folder / f"condfip-{name}-{seed}-{amortised.config_hash(amortised.identity(changed, seed))}.safetensors"
     trained, _ = amortised.train(changed, seed, device, checkpoint)
     return trained.modules["condfip"].requires_grad_(False), trained
+
+
+def pretrained(which: str, seeds: list[int], folder: Path, device: torch.device | str = "cpu") -> dict[int, tuple[CondFiP, dict]]:
+    """Network and meta data of every training seed: the published ones, or those of a preset (`amortised.PRESETS`), trained or continued in `folder`."""
+    checks.choice(which, "which", ("published", *amortised.PRESETS))
+    found = {}
+    for seed in seeds:
+        file = amortised.published(seed)
+        if which != "published":
+            base = amortised.PRESETS[which]
+            file = folder / f"condfip-{which}-{seed}.safetensors"
+            if not file.exists() or amortised.load(file)[1]["recipe"] != json.loads(json.dumps(amortised.identity(base, seed))):
+                trained, _ = amortised.train(base, seed, device, file.with_suffix(".state.safetensors"))
+                amortised.save(file, trained.modules["condfip"], base, trained, f"preset {which}", seed)
+        found[seed] = amortised.load(file, device)
+    return found
+
+
+def card(found: dict[int, tuple[CondFiP, dict]]) -> pd.DataFrame:
+    """What was trained, one row a seed: weights, steps, SCMs seen, hours, held-out noise errors of the steps that were kept."""
+    rows = []
+    for seed, (network, meta) in found.items():
+        recipe, best = meta["recipe"]["recipe"], meta["best_round"]
+        best = int(best[0] if isinstance(best, list) else best)
+        scores = next((entry for entry in meta["scores"] if entry["round"] == best), {})
+        rows.append({"seed": seed, "weights": sum(p.numel() for p in network.parameters()), "steps": recipe["steps"], "SCMs": recipe["steps"] * recipe["batch"], "hours": meta["seconds"] / 3600}
+                    | {name.replace("_", " ", 1): value[0] for name, value in scores.items() if name.startswith(("decoder_", "encoder_"))})
+    return pd.DataFrame(rows)
 
 
 def root_errors(network: CondFiP, cell: Cell) -> np.ndarray:
