@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from gencausal import amortised, checks, seeding
-from gencausal.data import ecoli70, scm_cells, scms
+from gencausal.data import ecoli70, regulatory, scm_cells, scms
 from gencausal.data.scm_equations import csuite
 from gencausal.experiments import scm_calibration, scm_fixed_point, scm_laws, scm_methods, scm_tables, scm_training
 from gencausal.scm_metrics import row_rmse
@@ -98,13 +98,23 @@ def test_regulatory_graphs():
     assert made.shape == (6, 4, 4) and not made.tril().any() and (made.sum((1, 2)) >= 3).all()
     drawn = scms.draw(scms.FAMILIES["lin_in"], 6, 4, seeding.generator(0, "s"), made)
     assert torch.equal(drawn.adjacency.sum((1, 2)), made.sum((1, 2)))
+    made = scm_tables.regulatory_cell("rff_in", edges, 4, 20, 3)
+    assert made.name == "rff_in_regulatory_d4_n20" and made.adjacency.shape == (3, 4, 4) and (made.adjacency.sum((1, 2)) >= 3).all()
+
+
+def test_cells_of_one_model_are_pooled():
+    """Seven data sets of one model each become seven units of one data set."""
+    rows = [{"dataset": name, "unit": "0", "value": v} for name, v in (("csuite_a", 1.0), ("csuite_b", 2.0))]
+    assert scm_tables.pooled(rows, "csuite") == [{"dataset": "csuite", "unit": "csuite_a", "value": 1.0}, {"dataset": "csuite", "unit": "csuite_b", "value": 2.0}] and rows[0]["unit"] == "0"
 
 
 def test_termination_of_the_fixed_point(network, cell):
     """E5, Eq. termination, Eq. propagation: nothing changes after L + 1 steps from any start, no slope leaks out of the graph, and both counter-examples go on changing."""
     rows = pd.DataFrame(scm_fixed_point.termination(network, cell, 20))
-    assert (rows["change_after"] == 0).all() and (rows["steps"] <= rows["longest_path"] + 1).all() and (rows[rows["start"] == "far"]["steps"] == rows[rows["start"] == "far"]["longest_path"] + 1).all()
-    assert scm_fixed_point.leak(network, cell, 2) == 0
+    assert (rows[["change_after", "start_gap"]] == 0).all(axis=None) and (rows["steps"] <= rows["longest_path"] + 1).all() and (rows[rows["start"] == "far"]["steps"] == rows[rows["start"] == "far"]["longest_path"] + 1).all()
+    assert (scm_fixed_point.leak(network, cell, 2) == 0).all() and (scm_fixed_point.slopes(network, cell, 2).abs().amax((0, 2, 3)) > 0).all()
+    made = pd.DataFrame(scm_fixed_point.exact_rows(network, cell, "condfip", 3))
+    assert len(made) == 3 * len(cell) and (made["value"] == 0).all() and set(made["metric"]) == {"jacobian_outside", "change_after", "start_gap"}
     changes = scm_fixed_point.counter_examples(network, cell, 8)
     assert changes["graph"][-1] == 0 and changes["diagonal"][5] > 0 and changes["no mask"][5] > 0
     depth = scm_fixed_point.error_by_depth(network, cell)
@@ -123,7 +133,7 @@ def test_calibration_table():
 
 
 def test_forks_shifts_and_csuite(network):
-    rows = pd.DataFrame(scm_tables.fork_rows("rff_in", 3, 20, 2, network))
+    rows = pd.DataFrame(scm_tables.fork_rows("rff_in", 3, 20, 2, ("condfip", "ols"), network))
     assert {"rff_in_d3_n20", "rff_in_d3_n20_scaled_on_context", "rff_in_shared_d3_n20"} & set(rows["dataset"]) and {"condfip_encoder_all", "condfip_factual_rows"} <= set(rows["method"])
     names = [c.name for c in scm_tables.shifted_cells(("rff_out",), "noise", (1, 5), 3, 20, 2)]
     assert names == ["rff_out_noise_1_d3_n20", "rff_out_noise_5_d3_n20"]
@@ -162,6 +172,10 @@ def test_real_tables_need_no_truth(network):
 def test_sachs_and_ecoli_cells():
     cells = scm_laws.sachs_cells(100, 1)
     assert set(cells) == {"sachs_consensus_raw", "sachs_consensus_log", "sachs_dag20_raw", "sachs_dag20_log"} and cells["sachs_dag20_raw"][0].adjacency.sum() == 20
+    assert all(scm_laws.available(name) for name in ("sachs", "ecoli70", "regulatory_graphs"))
+    first, second = scm_laws.ecoli_cells(50, 2)
+    assert first.name == "ecoli70_n50" and first.d == 46 and not torch.equal(first.query, second.query)
+    assert {name: len(regulatory.edges(name)) for name in regulatory.FILES} == {"ecoli": 3758, "yeast": 12_873}
     made = scm_cells.from_scms("ecoli70_n100", ecoli70.load()[0], 100, interventions=3, rows=5)
     found = scm_methods.errors(scm_methods.fit("ols", made), made)
     assert found["rmse_noise"][0] < 0.2 and row_rmse(made.query_noise.numpy(), made.query.numpy())[0] > 0.3

@@ -333,7 +333,7 @@ def test_the_real_registry_is_complete():
     entries = registry.entries()
     assert {name: len(entry.files) for name, entry in entries.items()} == {
         "acic2016": 11, "acic2016_11_40": 30, "acic2016_truth": 9, "ihdp": 30, "acic2018": 1, "acic2018_mask": 1, "acic2018_outcomes": 2, "lalonde_realcause": 10, "synthetic_1d": 0, "mnist_5k": 1, "mnist": 2, "morphomnist": 2,
-        "kang_pbmc_scgen": 1, "kang_pbmc_muscat": 1, "glioblastoma_panobinostat_lemur": 1, "norman_mcfaline_perturbench": 1, "sachs": 3, "ecoli70": 1}
+        "kang_pbmc_scgen": 1, "kang_pbmc_muscat": 1, "glioblastoma_panobinostat_lemur": 1, "norman_mcfaline_perturbench": 1, "sachs": 3, "ecoli70": 1, "regulatory_graphs": 2}
     for entry in entries.values():
         assert all((entry.title, entry.origin, entry.licence, entry.citation))
         assert not entry.url or re.search(r"^https://raw\.githubusercontent\.com/[^/]+/[^/]+/[0-9a-f]{40}/", entry.url)
@@ -341,7 +341,7 @@ def test_the_real_registry_is_complete():
         assert set(entry.mirrored) <= set(entry.files)
         for size, sha256 in entry.files.values():
             assert size > 0 and re.fullmatch("[0-9a-f]{64}", sha256)
-    assert len({sha256 for entry in entries.values() for _, sha256 in entry.files.values()}) == 107
+    assert len({sha256 for entry in entries.values() for _, sha256 in entry.files.values()}) == 109
     assert all(registry.fetch(name, file).is_file() for name in ("acic2016", "mnist_5k") for file in entries[name].files)
 
 

@@ -92,4 +92,4 @@ def test_ecoli70():
 
 
 def test_files_are_registered():
-    assert {name: len(registry.entries()[name].files) for name in ("sachs", "ecoli70")} == {"sachs": 3, "ecoli70": 1}
+    assert {name: len(registry.entries()[name].files) for name in ("sachs", "ecoli70", "regulatory_graphs")} == {"sachs": 3, "ecoli70": 1, "regulatory_graphs": 2}

@@ -5,6 +5,7 @@ r"""condfip.E5: the conditional fixed point needs no contraction. Steps until no
 """
 
 import numpy as np
+import pandas as pd
 import torch
 
 from gencausal import seeding
@@ -15,7 +16,7 @@ from gencausal.data.scm_cells import Cell
 
 @torch.no_grad()
 def termination(network: CondFiP, cell: Cell, rows: int = 100) -> list[dict]:
-    """E5 (b, c): per SCM the steps after which nothing changes (from three starts), the longest path, and the change in the step after L + 1, which is exactly 0."""
+    """E5 (b, c): per SCM and start (noise, zero, far) the steps after which nothing changes, the longest path, the change in the step after L + 1 and the gap to where the iteration from the noise ends; both exactly 0."""
     made = []
     for s in range(len(cell)):
         graph, noise_u = cell.adjacency[s : s + 1], cell.query_noise[s : s + 1, :rows]
@@ -29,19 +30,20 @@ def termination(network: CondFiP, cell: Cell, rows: int = 100) -> list[dict]:
                 path.append(mechanism(path[-1]) + noise_u)
             same = [torch.equal(a, path[-1]) for a in path]
             ends.append(path[-1])
-            made.append({"unit": s, "start": name, "longest_path": steps - 1, "steps": same.index(True), "change_after": (path[-1] - path[-2]).abs().max().item()})
-        assert all(torch.equal(ends[0], end) for end in ends), "the limit depends on the start"
+            made.append({"unit": s, "start": name, "longest_path": steps - 1, "steps": same.index(True), "change_after": (path[-1] - path[-2]).abs().max().item(), "start_gap": (path[-1] - ends[0]).abs().max().item()})
     return made
 
 
-def leak(network: CondFiP, cell: Cell, rows: int = 8) -> float:
-    """E5 (a): the largest absolute entry of the Jacobian of T outside the graph, over `rows` rows of every SCM; exactly 0."""
+def slopes(network: CondFiP, cell: Cell, rows: int) -> torch.Tensor:
+    """Jacobians of T at the first `rows` query rows of every SCM, [rows, S, child, parent]."""
     condition = network.condition(cell.context, cell.adjacency)
-    worst = 0.0
-    for i in range(rows):
-        slope = torch.autograd.functional.jacobian(lambda z: network.mechanism(z[:, None], condition)[:, 0].sum(0), cell.query[:, i]).permute(1, 0, 2)  # [S, child, parent]
-        worst = max(worst, slope.masked_fill(cell.adjacency.mT, 0).abs().max().item())
-    return worst
+    at = lambda z: network.mechanism(z[:, None], condition)[:, 0].sum(0)  # noqa: E731
+    return torch.stack([torch.autograd.functional.jacobian(at, cell.query[:, i]).permute(1, 0, 2) for i in range(rows)])
+
+
+def leak(network: CondFiP, cell: Cell, rows: int = 8) -> np.ndarray:
+    """E5 (a): of every SCM the largest absolute entry of the Jacobian of T outside the graph, [S], over `rows` rows; exactly 0."""
+    return slopes(network, cell, rows).masked_fill(cell.adjacency.mT, 0).abs().amax((0, 2, 3)).numpy()
 
 
 @torch.no_grad()
@@ -73,8 +75,11 @@ def error_by_depth(network: CondFiP, cell: Cell) -> dict[int, tuple[float, float
 
 def propagation(network: CondFiP, cell: Cell, rows: int = 5) -> np.ndarray:
     """`Eq. propagation` of every SCM, [S], mean over `rows` rows."""
-    condition, found = network.condition(cell.context, cell.adjacency), []
-    for i in range(rows):
-        slope = torch.autograd.functional.jacobian(lambda z: network.mechanism(z[:, None], condition)[:, 0].sum(0), cell.query[:, i]).permute(1, 0, 2)
-        found.append(torch.linalg.matrix_norm(torch.linalg.inv(torch.eye(cell.d) - slope), 2))
-    return torch.stack(found).mean(0).numpy()
+    return torch.linalg.matrix_norm(torch.linalg.inv(torch.eye(cell.d) - slopes(network, cell, rows)), 2).mean(0).numpy()
+
+
+def exact_rows(network: CondFiP, cell: Cell, method: str, seed: int) -> list[dict]:
+    """E5 (a-c) as result rows, one an SCM and metric, the worst over starts and rows: jacobian_outside, change_after, start_gap."""
+    ends = pd.DataFrame(termination(network, cell)).groupby("unit")[["change_after", "start_gap"]].max()
+    found = {"jacobian_outside": leak(network, cell)} | {name: ends[name].to_numpy() for name in ends}
+    return [{"experiment": "condfip.E5", "dataset": cell.name, "unit": str(s), "method": method, "metric": metric, "seed": seed, "value": float(value), "n": cell.query.shape[1]} for metric, values in found.items() for s, value in enumerate(values)]

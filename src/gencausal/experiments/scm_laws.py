@@ -14,9 +14,9 @@ import numpy as np
 import pandas as pd
 import torch
 
-from gencausal import scm_metrics, seeding
+from gencausal import checks, scm_metrics, seeding
 from gencausal.cond_fip import CondFiP
-from gencausal.data import sachs, scms
+from gencausal.data import ecoli70, registry, sachs, scm_cells, scms
 from gencausal.data.scm_cells import Cell
 from gencausal.data.scms import Noise, Scale
 from gencausal.experiments import scm_methods
@@ -78,6 +78,21 @@ def table_cell(name: str, values: np.ndarray, adjacency: np.ndarray, context: in
     z = scale.into(x)
     drawn = scms.SCMs(name, graph, scms.causal_order(graph), None, None)
     return Cell(f"{name}_n{context}", drawn, scale, graph, z[:, :context], unknown, z[:, context:], unknown, unknown, unknown, unknown, unknown)
+
+
+def available(name: str) -> bool:
+    """Whether `sachs`, `ecoli70` or `regulatory_graphs` can be had here."""
+    try:
+        for file in registry.entries()[checks.choice(name, "name", ("sachs", "ecoli70", "regulatory_graphs"))].files:
+            registry.fetch(name, file)
+    except registry.DataError:
+        return False
+    return True
+
+
+def ecoli_cells(context: int = 400, draws: int = 5) -> list[Cell]:
+    """E11: as many independent tables of ecoli70, with their truth (d = 46)."""
+    return [scm_cells.from_scms(f"ecoli70_n{context}", ecoli70.load()[0], context, draw, interventions=10) for draw in range(draws)]
 
 
 def sachs_cells(context: int = 400, splits: int = 5) -> dict[str, list[Cell]]:

@@ -40,6 +40,11 @@ def csuite_cells(n: int = 400, mixtures: bool = True, seed: int = 0) -> list[Cel
     return [scm_cells.from_scms(f"{name}_n{n}", drawn, n, seed) for name, drawn in made]
 
 
+def pooled(found: list[dict], dataset: str) -> list[dict]:
+    """The same rows as one `dataset` whose units are the data sets they came from (for cells of one SCM each)."""
+    return [row | {"dataset": dataset, "unit": row["dataset"]} for row in found]
+
+
 def paired(found: pd.DataFrame | list[dict], dataset: str, metric: str, a: str, b: str, seed: int = 0) -> dict[str, float]:
     """`Eq. paired-models` of methods a and b on the SCMs that both have (training seeds averaged first): means, difference, low, high, n."""
     found = pd.DataFrame(found)
@@ -141,7 +146,7 @@ def wrong_graph_rows(cells: list[Cell], methods: tuple[str, ...], network: CondF
 
 
 @torch.no_grad()
-def fork_rows(family: str, d: int, n: int, stack: int, network: CondFiP, seed: int = 0) -> list[dict]:
+def fork_rows(family: str, d: int, n: int, stack: int, methods: tuple[str, ...], network: CondFiP, seed: int = 0) -> list[dict]:
     """E15 on one cell: scaling on the context alone (`_scaled_on_context`), encoder noise with all query rows as its context (`condfip_encoder_all`), interventions with the factual rows of the intervention set embedded in
     place of the context as the released code does (`condfip_factual_rows`), shared random features (`_shared`)."""
     cell, made = scm_cells.cell(family, d, n, stack), []
@@ -149,7 +154,7 @@ def fork_rows(family: str, d: int, n: int, stack: int, network: CondFiP, seed: i
     if FAMILIES[family].mechanism == "rff":
         variants.append((scm_cells.cell(replace(FAMILIES[family], shared=True, name=f"{family}_shared"), d, n, stack), f"{cell.name}_shared"))
     for variant, name in variants:
-        for method in ("condfip", "condfip_encoder", "ols", "kernel_ridge"):
+        for method in methods:
             fitted = scm_methods.fit(method, variant, network)
             made += scm_methods.rows("condfip.E15", variant, fitted, scm_methods.errors(fitted, variant), seed if method in scm_methods.AMORTISED else 0, name)
     whole = scm_methods.fit("condfip_encoder", cell, network, context=cell.query)
@@ -165,6 +170,12 @@ def fork_rows(family: str, d: int, n: int, stack: int, network: CondFiP, seed: i
 
 
 # ---------------------------------------------------------------- E7: graphs of another kind
+
+
+def regulatory_cell(family: str, edges: pd.DataFrame, d: int, n: int, stack: int, seed: int = 0) -> Cell:
+    """E7: mechanisms of `family` on `regulatory_graphs`, named `rff_in_regulatory_d10_n100`."""
+    graphs = regulatory_graphs(edges, d, stack, seeding.generator(seed, "evaluation", "regulatory", d))
+    return scm_cells.cell(replace(FAMILIES[family], name=f"{family}_regulatory"), d, n, stack, seed, graphs=graphs)
 
 
 def regulatory_graphs(edges: pd.DataFrame, d: int, stack: int, rng: torch.Generator) -> torch.Tensor:

@@ -27,6 +27,12 @@ CONDITIONING = ("default", *SIZES, "apart", "mse")
 MIXES = ("default", "lin_only", "rff_only")
 
 
+def small(preset: str, steps: int, nodes: int, rows: int) -> Recipe:
+    """The recipe of the ablations: the networks of `preset` on models of one size, `steps` steps."""
+    base = amortised.PRESETS[checks.choice(preset, "preset", tuple(amortised.PRESETS))]
+    return replace(base, steps=steps, warmup=min(base.warmup, max(1, steps // 10)), nodes=(nodes,), rows=(rows,), query=(rows,))
+
+
 def recipe(name: str, base: Recipe) -> Recipe:
     """`base` with the change `name`; `default` is base itself."""
     checks.choice(name, "name", ("default", *SIZES, *TRAINING))
