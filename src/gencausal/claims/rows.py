@@ -29,7 +29,7 @@ METRICS = {
     "crps": False, "w1": False, "w2": False, "energy_score": False, "pit_ks": False, "nll": False, "draw_sd": False,
     "coverage_50": False, "coverage_80": False, "coverage_90": False, "coverage_95": False, "width_90": False, "coverage_90_calibrated": False, "width_90_calibrated": False, "width_95": False, "ess": True,
     "acm_intervened": False, "acm_descendant": False, "acm_nondescendant": False, "r2_de": True, "r2_all": True, "image_mse": False,
-    "rmse_noise": False, "rmse_generation": False, "rmse_intervention": False, "rmse_counterfactual": False,
+    "rmse_noise": False, "rmse_noise_roots": False, "jacobian_outside": False, "change_after": False, "start_gap": False, "tv_joint": False, "tv_node": False, "tv_marginal": False, "mmd": False, "mmd_biased": False, "rmse_generation": False, "rmse_intervention": False, "rmse_counterfactual": False,
     "rmse_normalised": False, "slope_overlap": True, "excess_error_poor_overlap": False, "gamma": False, "pehe_increase": False, "held_out_loss": False, "crps_held_out": False,
     "pehe": False, "pehe_in": False, "pehe_gap": False, "pehe_gap_in": False, "rmse_y0_in": False, "rmse_y1_in": False, "max_change": False,
     "coverage_mu_y0": False, "coverage_mu_y1": False, "width_95_y0": False, "width_95_y1": False,

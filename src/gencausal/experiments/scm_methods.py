@@ -1,6 +1,6 @@
 r"""One interface to everything that infers SCMs, for the experiments condfip.E1-E16: fit on the context of a test cell, answer on its query rows and interventions.
 
-    condfip            decoder alone: noise x - T(x), data by the fixed point, counterfactuals with its own noise (ours: the factual comes back exactly)
+    condfip            decoder alone: noise x - T(x), data node by node (Eq. levels), counterfactuals with its own noise (ours: the factual comes back exactly)
     condfip_encoder    noise by the encoder's head, the query rows in batches as large as the context, each its own context
     condfip_two_heads  the paper's way: noise by the encoder, data by the decoder
     fip, ols, kernel_ridge, dowhy_gcm, zero_mechanism   fitted to each data set (`scm_models`)
@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from gencausal import checks, scm_metrics
-from gencausal.cond_fip import CondFiP, fixed_point, steps_needed
+from gencausal.cond_fip import CondFiP, levels, sweep
 from gencausal.data.scm_cells import Cell
 from gencausal.scm_models import SIMPLE
 from gencausal.scm_models.dowhy import DoWhyGCM
@@ -24,7 +24,7 @@ from gencausal.scm_models.fip import FiP, FiPConfig
 
 AMORTISED = ("condfip", "condfip_encoder", "condfip_two_heads")
 METHODS = (*AMORTISED, "fip", *SIMPLE, "dowhy_gcm")
-PART, ROWS = 4, 2000  # SCMs and rows that pass through the network at once
+PART, ROWS = 1, 2000  # SCMs and rows that pass through the network at once; alone, an SCM has the fewest nodes a level
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,7 +95,7 @@ def _amortised(method: str, adjacency: torch.Tensor, context: torch.Tensor, netw
         return over(lambda s, c, part: network.encoder_mechanism(part, adjacency[s]), z, rows=context.shape[1])
 
     def generate(noise_u: torch.Tensor, held: torch.Tensor | None = None) -> torch.Tensor:
-        return over(lambda s, c, u, h: fixed_point(lambda z: network.mechanism(z, c), u, steps_needed(adjacency[s]), h), noise_u, held)
+        return over(lambda s, c, u, h: sweep(lambda z, nodes: network.mechanism(z, c, nodes), u, levels(adjacency[s]), h), noise_u, held)
 
     expected = decoded if method == "condfip" else encoded
     return Fitted(method, decoded, lambda x: x - expected(x), generate, lambda x, held: generate(x - expected(x), held), seconds)
