@@ -36,8 +36,8 @@ reports: $(STAMP)  ## run the study at PROFILE and write build/<profile>/reports
 smoke: $(STAMP)  ## the five-minute version of reports
 	@$(MAKE) --no-print-directory reports PROFILE=smoke
 
-test: $(STAMP)  ## run every test
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+test: $(STAMP)  ## run every test, a file a core at a time
+	$(BIN)/python -m pytest -n $(CORES) --dist loadfile $(PYTEST_ARGS)
 
 lab: $(STAMP)  ## open JupyterLab on the notebooks
 	$(BIN)/jupyter lab --notebook-dir=notebooks
