@@ -128,7 +128,8 @@ for axes, name in zip(np.atleast_1d(grid), present):
             axes.errorbar(values.mean(), y, xerr=[[values.mean() - mean.low], [mean.high - values.mean()]] if mean else None, fmt="o", color=figures.PALETTE[1 if method.startswith("vci") else 0])
     axes.set_yticks(range(len(names)), names if axes is np.atleast_1d(grid)[0] else [])
     axes.set_xlim(max(axes.get_xlim()[0], -1.2), 1.02)
-    axes.set_xlabel(f"DE $R^2$, {name}")
+    axes.set_title(name, fontsize=9)
+fig.supxlabel("DE $R^2$", fontsize=9)
 figures.show(fig, alt="Mean DE R squared of every method on " + ", ".join(present) + ", with 95 % intervals over hidden groups and one grey dot a group; the split-half ceiling is the last row.", caption="Predicted mean of a group never seen treated. Grey: one hidden group, mean over seeds; below -1.2 not drawn. Bars: 95 % over groups. Orange: VCI.")
 
 # %%

@@ -155,7 +155,7 @@ figures.table(e6[e6["metric"].isin(scored)].groupby(["intervention", "method", "
 shown = ["vci", "vci_no_supervision", "vci_no_divergence", "cvae"]
 count = min(units, 6)
 pictures_ = torch.cat([torch.cat([*images[:count, 0]], 1) for images in (bench.images, bench.truth["do_thickness"], *(drawn[name]["do_thickness"] for name in shown))])
-fig, axes = figures.new(height=5)
+fig, axes = figures.new(height=3.2)
 axes.imshow(pictures_.clamp(0, 1).numpy(), cmap="gray", vmin=0, vmax=1)
 axes.set_yticks([32 * k + 16 for k in range(2 + len(shown))], ["factual", "truth", *shown])
 axes.set_xticks([])
