@@ -124,6 +124,17 @@ def choose(tables: list[CellTable], arms: list[str], seed: int, config: stack.Co
     return chosen, made
 
 
+def choose_rounds(tables: list[CellTable], arm: str, options: tuple[int, ...], seed: int, config: stack.Config, chosen: dict[str, str], folder: Path | None, device: torch.device | str = "cpu") -> tuple[int, list[dict]]:
+    """How many of `options` rounds give `arm` the highest mean r2_de on the groups that `inner` hides, and the rows that say so (methods "<arm> <rounds> rounds")."""
+    hidden, scores, made = inner(tables), {}, []
+    for rounds in options:
+        fitted = train(arm, hidden, seed, replace(config, rounds=rounds), setting(arm, chosen), folder, device)
+        rows = [row | {"unit": table.unit} for i, table in enumerate(hidden) for row in cell_metrics.group_scores(table, predictor(fitted, i), f"{arm} {rounds} rounds", f"{EXPERIMENT}.choice", seed, ("matched",))]
+        made += rows
+        scores[rounds] = np.mean([row["value"] for row in rows if row["metric"] == "r2_de"])
+    return max(scores, key=scores.get), made
+
+
 def variants(table: CellTable, arms: dict[str, tuple], seed: int, config: stack.Config, folder: Path | None, device: torch.device | str = "cpu", nulls: tuple[str, ...] = ()) -> dict[str, Variant]:
     """Trained models of one table, one for each of `arms` (name: w0, w1, w2, prior), as `leakage` measures them; those in `nulls` come with their untrained twins."""
     members = [stack.Member(0, tuple(weights), seed) for weights in arms.values()]
