@@ -14,7 +14,7 @@ CONFIG = stack.Config(rounds=3, batch=16, width=8, latent=4, embedding=8, warmup
 
 @pytest.fixture(scope="module")
 def tables():
-    return unseen.folds(unseen.MADE, (600, 1, 12))
+    return unseen.folds(unseen.MADE, (1200, 1, 12))
 
 
 def kinds(table, rows):
