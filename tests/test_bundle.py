@@ -1,5 +1,6 @@
 """The bundle: everything once, described as an RO-Crate, the same bytes each time and no folder of this machine."""
 
+import gzip
 import hashlib
 import json
 import re
@@ -40,7 +41,7 @@ def test_the_bundle_holds_reports_rows_notebooks_and_lock(study):
     assert {"README.md", "claims.yaml", "requirements/lock.txt", "config/full.yaml", "reports/index.html", "reports/provenance.json", "reports/results/claims.csv", "notebooks/02a_score_distillation.py",
             "executed/02a_score_distillation.ipynb", "ro-crate-metadata.json", "CITATION.cff"} <= set(files)
     assert files["reports/index.html"] == (study / "reports" / "index.html").read_bytes()
-    together = b"".join(files.values()).decode()
+    together = b"".join(gzip.decompress(content) if name.endswith(".gz") else content for name, content in files.items()).decode()
     assert str(study) not in together and not re.search(r"(?<![\w.~])/(home|Users)/", re.sub(r"base64,[A-Za-z0-9+/=]+|\"image/png\": \"[^\"]*\"", "", together))
 
 
@@ -54,7 +55,7 @@ def test_every_file_and_run_is_described_and_every_reference_resolves(study):
         if name != "ro-crate-metadata.json":
             assert entities[name]["sha256"] == hashlib.sha256(content).hexdigest() and entities[name]["contentSize"] == str(len(content))
     run = entities["#run-02a_score_distillation"]
-    assert [result["@id"] for result in run["result"]] == ["reports/02a_score_distillation.html", "reports/results/02a_score_distillation.csv", "executed/02a_score_distillation.ipynb"]
+    assert [result["@id"] for result in run["result"]] == ["reports/02a_score_distillation.html", "reports/results/02a_score_distillation.csv.gz", "executed/02a_score_distillation.ipynb"]
     assert json.loads(run["description"])["profile"] == "full"
 
     def references(value):

@@ -83,7 +83,7 @@ def test_publishing_writes_the_verdicts_into_readme(published):
 
 def test_a_deleted_row_fails_the_guard(published):
     """Without the teacher's rows iwdd.C5 is `not run`, whatever the table, the index and README print."""
-    table = published / "reports" / "results" / "02a_score_distillation.csv"
+    table = published / "reports" / "results" / "02a_score_distillation.csv.gz"
     rows = pd.read_csv(table)
     rows[rows["method"] != "teacher"].to_csv(table, index=False)
     assert {key: made.verdict for key, (_, made) in guards.judged().items()} == {"iwdd.C4": "reproduced in direction", "iwdd.C5": "not run", "iwdd.C8": "refuted", "vci.C1": "not run"}

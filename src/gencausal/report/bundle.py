@@ -17,9 +17,9 @@ from gencausal import paths
 from gencausal.report import clean, restored
 
 CRATE = "https://w3id.org/ro/crate/1.1"
-TYPES = {".html": "text/html", ".csv": "text/csv", ".json": "application/json", ".py": "text/x-python", ".ipynb": "application/x-ipynb+json", ".yaml": "application/yaml", ".yml": "application/yaml", ".md": "text/markdown", ".txt": "text/plain", ".cff": "application/yaml", ".toml": "application/toml", ".svg": "image/svg+xml"}
+TYPES = {".html": "text/html", ".csv": "text/csv", ".gz": "application/gzip", ".json": "application/json", ".py": "text/x-python", ".ipynb": "application/x-ipynb+json", ".yaml": "application/yaml", ".yml": "application/yaml", ".md": "text/markdown", ".txt": "text/plain", ".cff": "application/yaml", ".toml": "application/toml", ".svg": "image/svg+xml"}
 FILES = ("README.md", "CONTRIBUTING.md", "CITATION.cff", "LICENSE", "claims.yaml", "summaries.yaml", "pyproject.toml", "environment.yml", "Makefile", "Snakefile")
-FOLDERS = (("reports", "*"), ("reports/results", "*.csv"), ("notebooks", "*.py"), ("config", "*.yaml"), ("requirements", "*"), ("docs", "*.svg"))
+FOLDERS = (("reports", "*"), ("reports/results", "*"), ("notebooks", "*.py"), ("config", "*.yaml"), ("requirements", "*"), ("docs", "*.svg"))
 
 
 def build() -> Path:
@@ -57,7 +57,7 @@ def metadata(files: dict[str, bytes], records: dict[str, dict]) -> dict:
              for name, content in sorted(files.items())]
     runs = []
     for name, record in sorted(records.items()):
-        results = [result for result in (f"reports/{name}.html", f"reports/results/{name}.csv", f"executed/{name}.ipynb") if result in files]
+        results = [result for result in (f"reports/{name}.html", f"reports/results/{name}.csv.gz", f"executed/{name}.ipynb") if result in files]
         told = {key: record.get(key) for key in ("profile", "commit", "seeds", "device", "torch", "python", "platform", "threads", "wall_seconds", "peak_memory_mib", "run_id")}
         runs.append({"@id": f"#run-{name}", "@type": "CreateAction", "name": f"Run of {name}", "instrument": {"@id": f"notebooks/{name}.py"}, "startTime": record.get("started"),
                      "object": [{"@id": "requirements/lock.txt"}, {"@id": f"config/{record.get('profile')}.yaml"}], "result": [{"@id": result} for result in results],

@@ -5,6 +5,7 @@ import hashlib
 from collections import Counter
 
 from gencausal import claims as ledger
+from gencausal.claims.rows import PACKED
 from gencausal.report import drawing, layout, overview, summary
 
 
@@ -75,7 +76,7 @@ def _with_links(claim: dict, study) -> dict:
     homes = [source, *study.notebooks] if source in study.pages else study.notebooks
     home = next((name for name in homes if name in study.pages and claim["claim"] in study.pages[name].claims), None)
     cell = f"{home}.html#cell-id={study.pages[home].claims[claim['claim']][0]}" if home else ""
-    return claim | {"cell_href": cell, "csv_href": f"results/{source}.csv" if f"{source}.csv" in study.tables else "", "name": layout.SYSTEMS.get(claim["system"], claim["system"]),
+    return claim | {"cell_href": cell, "csv_href": f"results/{source}{PACKED}" if f"{source}{PACKED}" in study.tables else "", "name": layout.SYSTEMS.get(claim["system"], claim["system"]),
                     "rank": list(layout.VERDICTS).index(claim["verdict"]) if claim["verdict"] in layout.VERDICTS else len(layout.VERDICTS), "ratio": overview.ratio(claim)}
 
 

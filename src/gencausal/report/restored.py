@@ -6,6 +6,7 @@ frame, links, run facts and every claim card are made anew, the cards judged fro
 (its digest in provenance.json) and the notebook, its modules and, for a notebook that shows the ledger, the ledger and all rows are what they were.
 """
 
+import gzip
 import hashlib
 import json
 import re
@@ -16,6 +17,7 @@ from pathlib import Path
 import pandas as pd
 
 from gencausal import claims, notebook, paths, provenance
+from gencausal.claims.rows import PACKED
 from gencausal.report import figures, pages
 
 PROFILE = "full"  # the published one
@@ -50,11 +52,11 @@ def restore() -> list[str]:
             told.append(f"{name}: left out, {changed} changed since; run `gencausal run {name} --profile {PROFILE}`")
         else:
             _read(name, published)
-            rows = _reports() / "results" / f"{name}.csv"
-            if rows.is_file():
-                files[folder / "results" / rows.name] = rows.read_bytes()
+            rows = _rows(_reports() / "results").get(f"{name}.csv")
+            if rows is not None:
+                files[folder / "results" / f"{name}.csv"] = rows
             files[folder / "provenance" / f"{name}.json"] = json.dumps(record, indent=1, ensure_ascii=False) + "\n"
-            told.append(f"{name}: restored{'' if rows.is_file() else ', without rows of its own'}")
+            told.append(f"{name}: restored{'' if rows is not None else ', without rows of its own'}")
     for path, content in files.items():
         paths.write_whole(path, content)
     return told
@@ -98,9 +100,9 @@ def outdated(name: str, published: dict, judged: pd.DataFrame) -> str:
         return ""
     if published["ledger"] not in (None, ledger_sha256()):
         return "claims.yaml"
-    here, there = ({path.name: path for path in folder.glob("*.csv") if path.name != "claims.csv"} for folder in (paths.build(PROFILE) / "results", _reports() / "results"))
+    here, there = (_rows(folder) for folder in (paths.build(PROFILE) / "results", _reports() / "results"))
     for file in sorted(set(here) | set(there)):
-        if file not in here or file not in there or here[file].read_bytes() != there[file].read_bytes():
+        if here.get(file) != there.get(file):
             return f"results/{file}"
     verdicts = _reports() / "results" / "claims.csv"
     return "" if verdicts.is_file() and verdicts.read_text(encoding="utf-8") == judged.to_csv(index=False, lineterminator="\n") else "claims.yaml"
@@ -116,6 +118,12 @@ def digest(html: str) -> str:
     made = _parse(html)
     shown = [made.title, made.contents, _CARD.sub(lambda card: f"claim {card[1]}", made.body)]
     return hashlib.sha256(json.dumps(shown).encode()).hexdigest()
+
+
+def _rows(folder: Path) -> dict[str, bytes]:
+    """`NAME.csv` to its content, of rows that stand there plain or packed."""
+    plain = {path.name: path.read_bytes() for path in folder.glob("*.csv") if path.name != "claims.csv"}
+    return plain | {path.name.removesuffix(".gz"): gzip.decompress(path.read_bytes()) for path in folder.glob(f"*{PACKED}")}
 
 
 def _reports() -> Path:

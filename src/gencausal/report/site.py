@@ -13,6 +13,7 @@ import pandas as pd
 
 from gencausal import claims, notebook, paths, provenance
 from gencausal.claims import guards
+from gencausal.claims.rows import PACKED, packed
 from gencausal.report import clean, index, layout, overview, pages, restored
 
 MODULES = {  # notebook: what it leans on and what guards it (STYLE.md)
@@ -29,7 +30,9 @@ MODULES = {  # notebook: what it leans on and what guards it (STYLE.md)
     "04a_variational_causal_inference": (("vci", "experiments/individuals", "experiments/robust_cells", "robust"), ("individuals", "robust_cells", "robust", "vci")),
     "04b_unseen_cells": (("cell_models", "cell_metrics", "independence", "experiments/leakage"), ("cell_models", "cell_metrics", "independence", "leakage")),
     "04c_variational_digits": (("vci/images", "image_models/vci", "experiments/digits"), ("vci_images", "digits")),
-    "05_cond_fip": (("cond_fip",), ("cond_fip",)),
+    "05a_cond_fip": (("cond_fip", "amortised", "scm_models", "experiments/scm_tables"), ("cond_fip", "amortised", "scm_models", "experiments_scms")),
+    "05b_fixed_point": (("cond_fip/inference", "experiments/scm_fixed_point", "experiments/scm_training"), ("cond_fip", "experiments_scms")),
+    "05c_unseen_laws": (("scm_metrics", "experiments/scm_laws", "experiments/scm_tables", "data/scm_equations"), ("scm_metrics", "experiments_scms", "scm_equations")),
     "06_claims": (("claims", "report"), ("claims", "report")),
 }
 
@@ -100,6 +103,7 @@ def read(profile: str) -> Study:
     outdated = {name: changed for name in found if name in sources and name in records and (changed := provenance.stale(records[name]))}
     outdated |= {name: changed for name in again if name not in outdated and (changed := restored.outdated(name, published, judged))}
     tables = {path.name: path.read_bytes() for path in sorted((folder / "results").glob("*.csv"))}
+    tables = {name if name == "claims.csv" else f"{name}.gz": content if name == "claims.csv" else packed(content) for name, content in tables.items()}
     return Study(profile, names, found, records, _claims(judged, found), claims.read(profile), tables, outdated)
 
 
@@ -186,7 +190,7 @@ def _card(study: Study, name: str) -> dict:
         "seeds": ", ".join(map(str, record.get("seeds") or [])) or "–",
         "time": layout.duration(record.get("wall_seconds")),
         "memory": f"{record['peak_memory_mib']:.0f} MiB" if record.get("peak_memory_mib") is not None else "–",
-        "csv": f"results/{name}.csv" if f"{name}.csv" in study.tables else "",
+        "csv": f"results/{name}{PACKED}" if f"{name}{PACKED}" in study.tables else "",
     }
 
 
@@ -219,7 +223,7 @@ def _page_html(study: Study, name: str, folder: Path, where: dict[str, dict[str,
         contents=page.contents,
         body=_mend_links(page.body, name, study, folder),
         cells=page.cells,
-        csv=f"results/{name}.csv" if f"{name}.csv" in study.tables else "",
+        csv=f"results/{name}{PACKED}" if f"{name}{PACKED}" in study.tables else "",
         links=_behind(name, folder),
         notebooks=[_card(study, other) for other in study.notebooks],
         previous=_card(study, shown[place - 1]) if place else None,
