@@ -1,5 +1,6 @@
 """Training on streams of fresh SCMs: what a batch holds, that a killed training ends in the same bits, that weights survive their file, that a network learns at all."""
 
+import hashlib
 from dataclasses import replace
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 from gencausal import amortised, checks, seeding
 from gencausal.amortised import PRESETS, Paused, Stream
 from gencausal.cond_fip import CondFiP, losses
+from gencausal.data import scm_cells
 from gencausal.data.scms import Scale
 from gencausal.training import Player, fit
 
@@ -98,6 +100,22 @@ def test_weights_survive_their_file(tmp_path):
     save_state(tmp_path / "other.safetensors", {"a": torch.zeros(1)}, {"config": "x"})
     with pytest.raises(checks.InputError, match="no Cond-FiP"):
         amortised.load(tmp_path / "other.safetensors")
+
+
+def test_the_card_tells_what_was_trained_and_what_lies_beyond(tmp_path):
+    """Errors beyond the training's sizes, linear and nonlinear, go into the file and its card with the SHA-256 of the file; they are those of cells made by hand."""
+    recipe = replace(TINY, steps=2)
+    trained, _ = amortised.train(recipe)
+    model = trained.modules["condfip"]
+    measured = amortised.beyond(model, 2, ((6, 30),))
+    assert set(measured) == {"6 columns, 30 rows, linear", "6 columns, 30 rows, nonlinear"}
+    cell = scm_cells.cell("rff_in", 6, 30, 2, seeding.derive(0, "validation") >> 32, interventions=1, rows=1)
+    with torch.no_grad():
+        by_hand = (cell.query - model.mechanism(cell.query, model.condition(cell.context, cell.adjacency)) - cell.query_noise).square().mean(2).sqrt().mean()
+    assert measured["6 columns, 30 rows, nonlinear"] == pytest.approx(by_hand.item(), abs=1e-3)
+    path = amortised.save(tmp_path / "w.safetensors", model, recipe, trained, "a test", 0, measured)
+    card = amortised.readme(tmp_path)
+    assert "## w.safetensors" in card and f"nonlinear {by_hand.item():.3f}" in card and hashlib.sha256(path.read_bytes()).hexdigest() in card and amortised.load(path)[1]["measured"] == measured
 
 
 def test_one_batch_can_be_learned(device):

@@ -79,6 +79,18 @@ def test_the_encoder_is_the_plain_formula():
     torch.testing.assert_close(encoder.mechanism(embedding), last(leaky_relu(second(leaky_relu(first(embedding)))))[..., 0], atol=1e-5, rtol=1e-5)
 
 
+def test_recall_is_attention_to_the_rows_of_the_same_node():
+    """Eq. recall written out: each query looks at the context rows of its own node, by softmax, then a feed-forward net."""
+    recall = make(recall=1).decoder.recall[0]
+    rng = seeding.generator(2, "recall")
+    n, rows = torch.randn(2, 4, 3, 12, generator=rng), torch.randn(2, 6, 3, 12, generator=rng)
+    q, k, v = (linear(x, read.weight, read.bias).unflatten(-1, (recall.heads, -1)) for x, read in zip((recall.norm(n), rows, rows), recall.read))
+    weight = (torch.einsum("bmdhk,brdhk->bdhmr", q, k) / q.shape[-1] ** 0.5).softmax(-1)
+    plain = n + recall.write(torch.einsum("bdhmr,brdhk->bmdhk", weight, v).flatten(-2))
+    plain = plain + recall.feed.second(relu(recall.feed.first(recall.feed.norm(plain))))
+    torch.testing.assert_close(recall(n, *recall.condition(rows)), plain, atol=1e-5, rtol=1e-5)
+
+
 def test_the_decoder_is_the_plain_formula():
     """Eq. rank-two changes nothing: T(z) equals the decoder written out to 1e-5, for values of z near and far."""
     model = make()

@@ -92,7 +92,7 @@ def variant_rows(experiment: str, names: tuple[str, ...], base: Recipe, cells: l
             for cell in cells:
                 for method in ("condfip", "condfip_encoder"):
                     fitted = scm_methods.fit(method, cell, net)
-                    found = scm_methods.errors(fitted, cell)
+                    found = scm_methods.errors(fitted, cell, interventions=False)
                     if method == "condfip":
                         found["rmse_noise_roots"] = root_errors(net, cell)
                     label = f"condfip_{name}" + "_encoder" * (method == "condfip_encoder")
