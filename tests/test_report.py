@@ -552,6 +552,21 @@ def test_a_new_notebook_joins_the_restored_ones_and_gets_its_links(published):
     assert soup(folder / "02a_score_distillation.html").find("a", rel="next")["href"] == "04_variational_causal_inference.html"
 
 
+def test_a_notebook_still_to_be_run_can_be_left_out_once(published):
+    """By name, and only before its first page: the index then shows it as not run; a published or a run one cannot be left out."""
+    (published / "notebooks" / "07_later.py").write_bytes((published / "notebooks" / "00_overview.py").read_bytes())
+    for command in (["add", "-A"], ["-c", "user.name=A", "-c", "user.email=a@example.org", "commit", "-qm", "Add"]):
+        subprocess.run(["git", *command], cwd=published, check=True)
+    report.restore()
+    with pytest.raises(ValueError, match="Notebook 07_later is not run"):
+        report.publish("full")
+    with pytest.raises(ValueError, match="00_overview is completed or was published before"):
+        report.publish("full", ("00_overview", "07_later"))
+    index = BeautifulSoup(report.publish("full", ("07_later",)).read_text(encoding="utf-8"), "html.parser")
+    (row,) = [row for row in index("tr") if "07_later" in row.get_text()]
+    assert "not run" in row.get_text() and not (published / "reports" / "07_later.html").exists()
+
+
 def test_lost_links_of_a_published_page_come_to_life(full):
     made_study.write_notebook("00_overview", "full", [made_study.text("title", "# T\n\n[later](04_variational_causal_inference.ipynb)"), made_study.code("a", "1")])
     link = soup(report.publish("full").parent / "00_overview.html").main.find("a", string="later")

@@ -76,6 +76,7 @@ def _parser() -> argparse.ArgumentParser:
 
     made = command("publish", _publish, "copy a finished full run of a clean commit to reports/")
     profile(made, "full")
+    made.add_argument("--without", nargs="+", default=[], metavar="NAME", help="notebooks never published whose run is still to come: the index says so of them and of their claims")
     return parser
 
 
@@ -178,7 +179,7 @@ def _readme(arguments: argparse.Namespace) -> int:
 def _publish(arguments: argparse.Namespace) -> int:
     from gencausal import report
 
-    print(_short(report.publish(arguments.profile)))
+    print(_short(report.publish(arguments.profile, tuple(arguments.without))))
     return 0
 
 

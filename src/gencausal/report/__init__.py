@@ -37,11 +37,12 @@ def build(profile: str) -> Path:
     return site.write(site.files(study, target, site.published_claims()), target)
 
 
-def publish(profile: str) -> Path:
+def publish(profile: str, without: tuple[str, ...] = ()) -> Path:
     """Write the committed `reports/`, and the verdict table in README.md, from a finished `full` run of a clean commit; returns the path of index.html.
 
     ValueError, in one sentence and with nothing written: another profile, uncommitted changes outside reports/, docs/ and README.md, a notebook that
     did not finish or was made by other sources, a figure without alt text, a page or a folder that is too large.
+    without: notebooks that have never been published and whose run is still to come; the index says "not run" of them and of their claims.
     """
     if profile != PUBLISHED:
         raise ValueError(f"Only profile {PUBLISHED} is published; profile {profile!r} stays in build/{profile}/reports/.")
@@ -49,7 +50,12 @@ def publish(profile: str) -> Path:
     if changed:
         raise ValueError(f"The working tree has {len(changed)} uncommitted change(s), the first in {changed[0][3:]}: commit them, then publish.")
     study = site.read(profile)
+    for name in without:
+        if study.state(notebook.source_path(name).stem) != "not run" or name in restored.read_published()["notebooks"]:
+            raise ValueError(f"Notebook {name} is {study.state(name)} or was published before, so it cannot be left out: publish with it.")
     for name in study.notebooks:
+        if name in without:
+            continue
         if study.state(name) != "completed":
             raise ValueError(f"Notebook {name} is {study.state(name)} in profile {profile}: run `gencausal run {name} --profile {profile}` to its end, then publish.")
         if study.pages[name].undescribed:
