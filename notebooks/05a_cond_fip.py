@@ -60,7 +60,7 @@ figures.table(scm_training.card(trained))
 
 # %% [markdown]
 # The network above is small: the paper's has some 13 million weights and saw four million models on a GPU. So levels are only claimed where ours reaches them, and otherwise directions. Held-out errors stand for the weights that were kept, on validation models of
-# streams of their own; drawing models took a few per cent of the training.
+# streams of their own.
 #
 # ## What a test is: the protocol
 #
@@ -198,7 +198,7 @@ results.claim("condfip.C9.fix")
 # %% [markdown]
 # ## Few rows, and what a fit costs: `condfip.E3`
 #
-# **Design.** The same models, fewer and more context rows, up to what the network was trained with and beyond. "Outperforms when data are scarce" must hold against kernel ridge and least squares too, which take milliseconds.
+# **Design.** The same models, fewer and more context rows, up to what the network was trained with and beyond. "Outperforms when data are scarce" must hold against kernel ridge and least squares too.
 
 # %%
 curve_families = [name for name in families if name.endswith("_in")]

@@ -184,7 +184,7 @@ for axis, head in zip(panels, ("encoder", "decoder")):
 panels[0].set_ylabel("held-out noise error, sd")
 fig.legend(*panels[0].get_legend_handles_labels(), frameon=False, fontsize=7, ncols=2, loc="outside lower center")
 ends = {family: [curve[(curve["head"] == "encoder") & (curve["family"] == family)]["rmse_noise"].iloc[-1] for curve in curves.values()] for family in ("lin_in", "rff_in")}
-figures.show(fig, alt="Held-out noise error against causal models seen falls throughout; at the end the encoder's is " + " and ".join(f"{np.mean(values):.2g} on {family}" for family, values in ends.items()) + ".", caption="24 validation models a family, 10 nodes, 100 context rows.")
+figures.show(fig, alt="Held-out noise error against causal models seen; at the end the encoder's is " + " and ".join(f"{np.mean(values):.2g} on {family}" for family, values in ends.items()) + ".", caption="24 validation models a family, 10 nodes, 100 context rows.")
 
 # %% [markdown]
 # ## What this can say

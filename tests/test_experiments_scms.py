@@ -12,7 +12,7 @@ import torch
 from gencausal import amortised, checks, seeding
 from gencausal.data import ecoli70, regulatory, scm_cells, scms
 from gencausal.data.scm_equations import csuite
-from gencausal.experiments import scm_calibration, scm_fixed_point, scm_laws, scm_methods, scm_tables, scm_training
+from gencausal.experiments import scm_calibration, scm_fixed_point, scm_laws, scm_methods, scm_published, scm_tables, scm_training
 from gencausal.scm_metrics import row_rmse
 from gencausal.scm_models.fip import FiPConfig
 
@@ -191,3 +191,23 @@ def test_variants_train_and_are_scored(network):
     assert set(rows["method"]) == {"condfip_softmax_mask", "condfip_softmax_mask_encoder", "condfip_rff_only", "condfip_rff_only_encoder"} and "rmse_noise_roots" in set(rows["metric"])
     curve = scm_training.scale_curve([{"round": 10, "noise": [1.0], "decoder_lin_in": [0.5], "encoder_rff_in": [0.4]}], 16)
     assert curve.to_dict("records") == [{"scms": 160, "head": "decoder", "family": "lin_in", "rmse_noise": 0.5}, {"scms": 160, "head": "encoder", "family": "rff_in", "rmse_noise": 0.4}]
+
+
+def test_amortised_methods_carry_every_training_and_the_others_one(network, cell):
+    """Rows of two networks: both for the amortised methods, one for those fitted to the data; the spread over trainings is that of the two means."""
+    seen = scm_methods.over_seeds({0: network, 7: network}, ("condfip", "ols"), lambda some, model, seed: [{"dataset": "d", "unit": u, "method": m, "metric": "rmse_noise", "seed": seed, "value": u + seed} for m in some for u in range(3)])
+    assert [(row["method"], row["seed"]) for row in seen if row["unit"] == 0] == [("condfip", 0), ("ols", 0), ("condfip", 7)]
+    made = scm_tables.spread_of_seeds(pd.DataFrame(seen), "d", "condfip", "rmse_noise")
+    assert made["over trainings"] == pytest.approx(7 / 2**0.5) and made["over models"] == pytest.approx(1) and (made["trainings"], made["models"], made["mean"]) == (2, 3, 4.5)
+    assert scm_tables.spread(pd.DataFrame(seen), "d", "ols", "rmse_noise").mean == 1
+
+
+def test_the_papers_cells_stand_beside_ours():
+    """Table 10 at d = 10, 100 rows: Cond-FiP .07 and .14, for both heads; counterfactuals for the two heads alone; ours are means over models of the means over trainings."""
+    table = scm_published.table().set_index(["dataset", "method", "metric"])["published"]
+    assert table.index.is_unique and (table.between(0, 0.6)).all()
+    assert [table[f"{family}_d10_n100", head, "rmse_noise"] for family in ("lin_in", "rff_in") for head in ("condfip", "condfip_encoder")] == [0.07, 0.07, 0.14, 0.14]
+    assert table["rff_in_d10_n400", "condfip_two_heads", "rmse_counterfactual"] == 0.21 and ("rff_in_d10_n400", "condfip", "rmse_counterfactual") not in table.index
+    rows = pd.DataFrame([{"dataset": "rff_in_d10_n100", "unit": u, "method": "fip", "metric": "rmse_noise", "seed": s, "value": v} for u, s, v in (("0", 0, 0.1), ("0", 1, 0.3), ("1", 0, 0.4))])
+    (made,) = scm_published.beside(rows, "rmse_noise").to_dict("records")
+    assert made["ours"] == pytest.approx(0.3) and made["n"] == 2 and made["published"] == 0.18

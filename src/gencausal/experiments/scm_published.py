@@ -20,7 +20,6 @@ MAIN = {
     (20, 50, "FiP"): ".12 .33 .15 .35 / .20 .51 .25 .51 / .21 .46 .29 .49", (20, 50, "Cond-FiP"): ".10 .16 .11 .17 / .13 .40 .19 .43 / .11 .29 .15 .32",
 }
 COUNTERFACTUAL = {(10, 400, "FiP"): ".03 .09 .02 .03", (10, 400, "Cond-FiP"): ".09 .21 .05 .11", (20, 400, "DoWhy"): ".01 .12 .00 .13", (20, 400, "FiP"): ".03 .10 .06 .09", (20, 400, "Cond-FiP"): ".09 .26 .13 .30"}  # table 30
-MIX = {"lin_only": ".07 .19 .09 .21", "rff_only": ".06 .09 .10 .11", "both": ".06 .09 .07 .12"}  # table 19: encoder, noise, d = 20, by what it was trained on
 SHIFT = {10: (0.10, 0.11, 0.18, 0.26), 20: (0.12, 0.16, 0.30, 0.41)}  # table 7: RFF noise error by d, the noise alpha = 1, 2, 5, 10 times as large; with larger mechanisms it stays between .10 and .18 (table 4)
 SACHS = {"dowhy_gcm": 0.015, "fip": 0.015, "condfip": 0.013, "context": 0.005}  # table 24: MMD to the query rows, of fresh rows; the last is the floor
 
