@@ -41,7 +41,7 @@ def restore() -> list[str]:
     without = sorted(path.stem for path in _reports().glob("[0-9][0-9]*_*.html") if path.stem not in published["notebooks"])
     if without:
         raise ValueError(f"reports/provenance.json has no record of {without[0]}, whose page is there: check reports/ out anew.")
-    folder, told, files = paths.build(PROFILE), [], {}
+    folder, told, files, kept = paths.build(PROFILE), [], {}, _rows(_reports() / "results")
     for name, record in published["notebooks"].items():
         own = [path for ending in (".ipynb", ".failed.ipynb", ".running.ipynb") if (path := folder / "notebooks" / f"{name}{ending}").is_file()]
         if own:
@@ -52,7 +52,7 @@ def restore() -> list[str]:
             told.append(f"{name}: left out, {changed} changed since; run `gencausal run {name} --profile {PROFILE}`")
         else:
             _read(name, published)
-            rows = _rows(_reports() / "results").get(f"{name}.csv")
+            rows = kept.get(f"{name}.csv")
             if rows is not None:
                 files[folder / "results" / f"{name}.csv"] = rows
             files[folder / "provenance" / f"{name}.json"] = json.dumps(record, indent=1, ensure_ascii=False) + "\n"
