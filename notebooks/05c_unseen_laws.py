@@ -47,7 +47,7 @@ place = resolve_device(device)
 results = claims.open_results(notebook="05c_unseen_laws", profile=profile)
 trained = scm_training.pretrained(network, seeds, paths.build(profile) / "checkpoints", place)
 networks = {seed: model for seed, (model, _) in trained.items()}
-fip = FiPConfig(rounds=fip_rounds)
+fip = FiPConfig(rounds=fip_rounds, folder=paths.build(profile) / "checkpoints")
 present = [name for name in real if scm_laws.available(name)]
 print(f"not to be had here: {', '.join(name for name in real if name not in present) or 'none'}")
 

@@ -7,7 +7,8 @@ import torch
 from torch.nn.functional import leaky_relu, linear, relu, silu
 
 from gencausal import checks, seeding
-from gencausal.cond_fip import CondFiP, Sizes, fixed_point, inference, levels, losses, row_loss, steps_needed, sweep
+from gencausal.cond_fip import CondFiP, SignAveraged, Sizes, fixed_point, inference, levels, losses, row_loss, steps_needed, sweep
+from gencausal.cond_fip.signs import walsh
 from gencausal.data import scm_graphs
 from gencausal.nn.attention import dag_attention
 
@@ -260,3 +261,68 @@ def test_every_parameter_learns():
 def test_unknown_variants_are_refused():
     with pytest.raises(checks.InputError, match="sizes.pool"):
         CondFiP(dataclasses.replace(SMALL, pool="sum"), seeding.generator(0, "m"))
+
+
+def test_walsh_vectors_are_a_balanced_group():
+    """The product of two sign vectors is one of them; a column, and two columns whose codes differ, have every sign equally often."""
+    signs = walsh(8, torch.arange(10))
+    assert signs.shape == (8, 10) and (signs[0] == 1).all() and (signs.abs() == 1).all()
+    vectors = {tuple(row) for row in signs.tolist()}
+    assert len(vectors) == 8 and {tuple((a * b).tolist()) for a in signs for b in signs} == vectors
+    gram = signs.T @ signs / 8
+    codes = torch.arange(10) % 7
+    assert torch.equal(gram, (codes[:, None] == codes).float()) and (signs.sum(0) == 0).all()
+    assert torch.equal(walsh(1, torch.arange(3)), torch.ones(1, 3))
+    for wrong in (0, 6, -8):
+        with pytest.raises(checks.InputError, match="signs"):
+            walsh(wrong, torch.arange(3))
+
+
+def test_the_average_changes_sign_with_its_columns():
+    """Eq. signs: T(s z, s D) = s T(z, D) for each s of the group, which one pass violates; by hand it is the mean of reflected answers; one reflection is the network itself; and some nodes alone are the same numbers."""
+    model, (context, query, adjacency) = make(), data()
+    averaged, signs = SignAveraged(model, 8), walsh(8, torch.arange(5))
+    T = averaged.mechanism(query, averaged.condition(context, adjacency))
+    E = averaged.encoder_mechanism(context, adjacency)
+    for s in signs[1:]:
+        torch.testing.assert_close(averaged.mechanism(s * query, averaged.condition(s * context, adjacency)), s * T, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(averaged.encoder_mechanism(s * context, adjacency), s * E, atol=1e-5, rtol=1e-5)
+    by_hand = sum(s * model.mechanism(s * query, model.condition(s * context, adjacency)) for s in signs) / 8
+    torch.testing.assert_close(T, by_hand, atol=1e-5, rtol=1e-5)
+    assert (T - model.mechanism(query, model.condition(context, adjacency))).abs().max() > 1e-2
+    once = SignAveraged(model, 1)
+    torch.testing.assert_close(once.mechanism(query, once.condition(context, adjacency)), model.mechanism(query, model.condition(context, adjacency)))
+    torch.testing.assert_close(averaged.mechanism(query, averaged.condition(context, adjacency), [3, 1]), T[..., [3, 1]], atol=1e-5, rtol=1e-5)
+
+
+def test_the_average_does_not_mind_the_order_of_columns():
+    """With ranks that move along, columns in another order have the same answers in that order; without, not."""
+    model, (context, query, adjacency), order = make(), data(), [3, 0, 4, 1, 2]
+
+    def answer(places, ranks):
+        averaged = SignAveraged(model, 4, ranks)
+        return averaged.mechanism(query[..., places], averaged.condition(context[..., places], adjacency[:, places][:, :, places]))
+
+    straight = answer(list(range(5)), None)[..., order]
+    torch.testing.assert_close(answer(order, order), straight, atol=1e-5, rtol=1e-5)
+    assert (answer(order, None) - straight).abs().max() > 1e-3
+
+
+def test_the_average_errs_no_more_over_the_group():
+    """Convexity: over the group of reflections, the averaged network's squared error to any truth that reflects is at most that of one pass."""
+    model, (context, query, adjacency) = make(), data()
+    averaged, signs = SignAveraged(model, 8), walsh(8, torch.arange(5))
+    truth = torch.randn(query.shape, generator=seeding.generator(2, "truth"))  # of the rows as they are; reflected with them
+    error = lambda network: sum((network.mechanism(s * query, network.condition(s * context, adjacency)) - s * truth).square().mean() for s in signs)  # noqa: E731
+    assert error(averaged) < error(model)
+
+
+def test_the_average_reads_parents_only():
+    """Eq. triangular survives: with the sweep over levels it is the fixed point, and a row is the fixed point of its own noise."""
+    averaged, (context, query, adjacency) = SignAveraged(make(), 4), data()
+    condition = averaged.condition(context, adjacency)
+    mechanism = lambda z: averaged.mechanism(z, condition)  # noqa: E731
+    noise = inference.abduct(mechanism, query)
+    made = fixed_point(mechanism, noise, steps_needed(adjacency))
+    torch.testing.assert_close(made, query, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(sweep(lambda z, nodes: averaged.mechanism(z, condition, nodes), noise, levels(adjacency)), made, atol=1e-5, rtol=1e-5)

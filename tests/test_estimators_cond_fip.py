@@ -70,6 +70,21 @@ def test_units_do_not_matter(path, data, model):
     pd.testing.assert_frame_equal(renamed.noise(data), model.noise(data)[columns], atol=1e-4)
 
 
+def test_reflected_columns_reflect_the_answers(path, data):
+    """Eq. signs: `effect` in negative units has its noise negated, as one of the eight reflections has just that column (and those of its code) turned; one pass differs."""
+    codes = {name: 1 + sorted(NAMES).index(name) % 7 for name in NAMES}
+    turned = [name for name in NAMES if bin(codes[name] & 1).count("1") % 2]
+    assert 0 < len(turned) < 4
+    signs = pd.Series({name: -1.0 if name in turned else 1.0 for name in NAMES})
+    gaps = {}
+    for count in (1, 8):
+        made, mirrored = (CondFiP.from_checkpoint(path).infer(table, GRAPH, signs=count).noise(table) for table in (data, data * signs))
+        gaps[count] = ((mirrored * signs - made).abs() / data.std()).to_numpy().max()
+    assert gaps[8] < 1e-4 < 1e-2 < gaps[1]
+    with pytest.raises(checks.InputError, match="signs"):
+        CondFiP.from_checkpoint(path).infer(data, GRAPH, signs=3)
+
+
 def test_fresh_rows(model, data):
     """Noise of fresh rows lies within that of the table; an intervention on a node without children moves nothing else; seeds repeat."""
     made = model.sample(500, random_state=1)

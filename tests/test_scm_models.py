@@ -112,6 +112,18 @@ def test_a_stack_of_fips_is_each_of_them():
         FiP().fit(made.context[:, :5], made.adjacency)
 
 
+def test_a_fit_is_found_again(tmp_path):
+    """With a folder the second fit takes the first's weights and seconds; other rows, another seed or more passes are fits of their own."""
+    made = cell("lin_in", 3, 20, 2, rows=2)
+    config = FiPConfig(rounds=4, width=8, folder=tmp_path)
+    first, again = (FiP(config).fit(made.context, made.adjacency) for _ in range(2))
+    assert len(list(tmp_path.iterdir())) == 1 and again.seconds == first.seconds and torch.equal(again.noise(made.query), first.noise(made.query))
+    FiP(config, 1).fit(made.context, made.adjacency)
+    FiP(config).fit(made.context + 1e-3, made.adjacency)
+    FiP(FiPConfig(rounds=5, width=8, folder=tmp_path)).fit(made.context, made.adjacency)
+    assert len(list(tmp_path.iterdir())) == 4
+
+
 def test_fip_learns_its_data_set():
     """After a hundred passes its noise error is well below that of F = 0."""
     made = cell("lin_in", 4, 100, 2, rows=2)

@@ -3,6 +3,7 @@ r"""One interface to everything that infers SCMs, for the experiments condfip.E1
     condfip            decoder alone: noise x - T(x), data node by node (Eq. levels), counterfactuals with its own noise (ours: the factual comes back exactly)
     condfip_encoder    noise by the encoder's head, the query rows in batches as large as the context, each its own context
     condfip_two_heads  the paper's way: noise by the encoder, data by the decoder
+    condfip_signs, condfip_encoder_signs   the first two averaged over eight reflections (Eq. signs, ours)
     fip, ols, kernel_ridge, dowhy_gcm, zero_mechanism   fitted to each data set (`scm_models`)
 
 Everything in standardised units, tensors [S, rows, d]. Rows of results: unit = number of the SCM in its cell, seed = that of the training.
@@ -16,13 +17,13 @@ import numpy as np
 import torch
 
 from gencausal import checks, scm_metrics
-from gencausal.cond_fip import CondFiP, levels, sweep
+from gencausal.cond_fip import CondFiP, SignAveraged, levels, sweep
 from gencausal.data.scm_cells import Cell
 from gencausal.scm_models import SIMPLE
 from gencausal.scm_models.dowhy import DoWhyGCM
 from gencausal.scm_models.fip import FiP, FiPConfig
 
-AMORTISED = ("condfip", "condfip_encoder", "condfip_two_heads")
+AMORTISED = ("condfip", "condfip_encoder", "condfip_two_heads", "condfip_signs", "condfip_encoder_signs")
 METHODS = (*AMORTISED, "fip", *SIMPLE, "dowhy_gcm")
 PART, ROWS = 1, 2000  # SCMs and rows that pass through the network at once; alone, an SCM has the fewest nodes a level
 
@@ -46,7 +47,7 @@ def fit(method: str, cell: Cell, network: CondFiP | None = None, seed: int = 0, 
     if method in AMORTISED:
         if network is None:
             raise checks.InputError(f"method {method!r} needs a network; pass network=.")
-        return _amortised(method, cell.adjacency, context, network)
+        return _amortised(method, cell.adjacency, context, SignAveraged(network) if method.endswith("_signs") else network)
     started = time.perf_counter()
     if method == "fip":
         model = FiP(fip, seed).fit(context, cell.adjacency)
@@ -72,7 +73,7 @@ def truth(cell: Cell) -> Fitted:
     return Fitted("truth", cell.mechanism, noise, exact, lambda x, held: exact(noise(x), held), 0.0)
 
 
-def _amortised(method: str, adjacency: torch.Tensor, context: torch.Tensor, network: CondFiP) -> Fitted:
+def _amortised(method: str, adjacency: torch.Tensor, context: torch.Tensor, network: CondFiP | SignAveraged) -> Fitted:
     started = time.perf_counter()
     parts = [slice(i, i + PART) for i in range(0, len(context), PART)]
     with torch.no_grad():
@@ -97,7 +98,7 @@ def _amortised(method: str, adjacency: torch.Tensor, context: torch.Tensor, netw
     def generate(noise_u: torch.Tensor, held: torch.Tensor | None = None) -> torch.Tensor:
         return over(lambda s, c, u, h: sweep(lambda z, nodes: network.mechanism(z, c, nodes), u, levels(adjacency[s]), h), noise_u, held)
 
-    expected = decoded if method == "condfip" else encoded
+    expected = decoded if method in ("condfip", "condfip_signs") else encoded
     return Fitted(method, decoded, lambda x: x - expected(x), generate, lambda x, held: generate(x - expected(x), held), seconds)
 
 
@@ -105,7 +106,7 @@ def errors(fitted: Fitted, cell: Cell, interventions: bool = True) -> dict[str, 
     """Row RMSE of every SCM, [S] a metric: noise and generation on the query rows; intervention from the true noise and counterfactual from the inferred."""
     value = lambda truth, made: scm_metrics.row_rmse(truth.numpy(), made.numpy())  # noqa: E731
     found = {"rmse_noise": value(cell.query_noise, fitted.noise(cell.query))}
-    if fitted.method == "condfip_encoder":
+    if fitted.method.startswith("condfip_encoder"):
         return found
     found["rmse_generation"] = value(cell.query, fitted.generate(cell.query_noise, None))
     if interventions:

@@ -4,25 +4,27 @@ The paper's baseline: one layer of width 128, 8 heads of 32, squared error of x 
 among passes. A tenth of the context is held out to choose them. The rate is an argument: 1e-4 is the paper's.
 """
 
-import time
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
 from gencausal import checks, seeding
-from gencausal.cond_fip import inference
+from gencausal.checkpoints import code_hash, config_hash, tensor_hash
+from gencausal.cond_fip import inference, per_dataset
 from gencausal.cond_fip.per_dataset import StackedFiP
 from gencausal.training import Player, Trained, fit
 
 
 @dataclass(frozen=True)
 class FiPConfig:
-    """rounds: passes over the context. lr, width: of the network. held: share of the context that chooses the weights."""
+    """rounds: passes over the context. lr, width: of the network. held: share of the context that chooses the weights. folder: where fits are kept and found again, None for nowhere."""
 
     rounds: int = 1000
     lr: float = 1e-3
     width: int = 128
     held: float = 0.1
+    folder: Path | None = None
 
 
 class FiP:
@@ -35,7 +37,7 @@ class FiP:
         """context [S, n, d], standardised, n >= 10; adjacency [S, d, d] of bool."""
         if context.shape[1] < 10:
             raise checks.InputError(f"context has {context.shape[1]} rows but FiP needs 10 to train and to hold some out; pass more rows.")
-        config, started = self.config, time.perf_counter()
+        config = self.config
         rng = seeding.generator(self.seed, "fip", device=context.device)
         held = max(1, round(config.held * context.shape[1]))
         train, rest = context[:, held:], context[:, :held]
@@ -46,9 +48,11 @@ class FiP:
         def score(modules):
             return {"held": (modules["fip"](rest) - rest).square().mean((1, 2))}
 
-        self.trained: Trained = fit({"fip": player}, config.rounds, [], config={}, seed=self.seed, warmup=20, score=score, score_every=25, patience=20, log_every=config.rounds, label="fip")
+        identity = {"rounds": config.rounds, "lr": config.lr, "width": config.width, "held": config.held, "seed": self.seed, "data": tensor_hash(context, adjacency), "code": code_hash(per_dataset)}
+        checkpoint = None if config.folder is None else config.folder / f"fip-{config_hash(identity)}.safetensors"
+        self.trained: Trained = fit({"fip": player}, config.rounds, [], config=identity, seed=self.seed, warmup=20, score=score, score_every=25, patience=20, log_every=config.rounds, checkpoint=checkpoint, checkpoint_seconds=60.0, label="fip")
         self.network, self.steps = self.trained.modules["fip"].requires_grad_(False), inference.steps_needed(adjacency)
-        self.seconds = (time.perf_counter() - started) / len(context)
+        self.seconds = self.trained.seconds / len(context)
         return self
 
     def noise(self, x: torch.Tensor) -> torch.Tensor:

@@ -1,0 +1,62 @@
+r"""A trained network averaged over reflections of the columns (ours).
+
+Additive-noise models stay additive-noise models when columns change sign, and the families of the training are as likely before as after. So the best predictor changes its own columns' signs with them, T(s z, s D) = s T(z, D); a trained
+one does so only nearly. Its average over K sign vectors
+
+    T(z, D) = (1 / K) sum_k s_k T_0(s_k z, s_k D)                                                                          `Eq. signs`
+
+does exactly so for each s_k of the group {s_k}, and its squared error, averaged over the group, is at most that of T_0 (by convexity). The vectors are rows of a Walsh matrix, s_kj = (-1)^(number of common bits of k and c_j), c_j = 1 + j mod (K - 1):
+a group, whose columns are balanced, and any two columns with other codes too, so that what T_0 gets wrong in products of fewer than three signs cancels within K = 8 passes.
+"""
+
+import torch
+from torch import nn
+
+from gencausal import checks
+from gencausal.cond_fip.networks import Condition, CondFiP
+
+
+def walsh(count: int, ranks: torch.Tensor) -> torch.Tensor:
+    """`count` sign vectors of the columns with the numbers `ranks [d]`, [count, d] of -1 and 1; the first is all ones. Raises InputError unless count is a power of two."""
+    if count < 1 or count & (count - 1):
+        raise checks.InputError(f"signs is {count} but must be a power of two, such as 1 or 8.")
+    codes = 1 + ranks % max(count - 1, 1)
+    common = torch.arange(count)[:, None] & codes
+    odd = sum((common >> bit) & 1 for bit in range(count.bit_length())) % 2
+    return 1.0 - 2.0 * odd
+
+
+class SignAveraged(nn.Module):
+    """`Eq. signs` of `network` with `count` reflections (1: the network itself), to be used in its place. A pass costs `count` of the network's.
+
+    ranks: j of every column in the codes above, by default its place; with ranks that move with the columns their order does not matter.
+    """
+
+    def __init__(self, network: CondFiP, count: int = 8, ranks: list[int] | None = None):
+        super().__init__()
+        self.network, self.count, self.ranks = network, count, ranks
+        self._signs(1 if ranks is None else len(ranks), torch.empty(0))
+
+    def condition(self, context: torch.Tensor, adjacency: torch.Tensor) -> Condition:
+        """As `CondFiP.condition`, for the B x count reflected data sets."""
+        return self.network.condition(self._reflect(context), self._repeat(adjacency))
+
+    def mechanism(self, z: torch.Tensor, condition: Condition, nodes: list[int] | None = None) -> torch.Tensor:
+        """T(z), [B, m, d], at any rows `z [B, m, d]`; at `nodes` alone [B, m, len(nodes)]."""
+        return self._mean(self.network.mechanism(self._reflect(z), condition, nodes), slice(None) if nodes is None else nodes, z.shape[-1])
+
+    def encoder_mechanism(self, x: torch.Tensor, adjacency: torch.Tensor) -> torch.Tensor:
+        """F at the rows `x [B, n, d]`, which are their own context: [B, n, d]."""
+        return self._mean(self.network.encoder_mechanism(self._reflect(x), self._repeat(adjacency)), slice(None), x.shape[-1])
+
+    def _signs(self, d: int, like: torch.Tensor) -> torch.Tensor:
+        return walsh(self.count, torch.arange(d) if self.ranks is None else torch.tensor(self.ranks)).to(like)[:, None]
+
+    def _repeat(self, x: torch.Tensor) -> torch.Tensor:
+        return x.repeat_interleave(self.count, 0)
+
+    def _reflect(self, x: torch.Tensor) -> torch.Tensor:
+        return (x[:, None] * self._signs(x.shape[-1], x)).flatten(0, 1)
+
+    def _mean(self, made: torch.Tensor, nodes: slice | list[int], d: int) -> torch.Tensor:
+        return (made.unflatten(0, (-1, self.count)) * self._signs(d, made)[..., nodes]).mean(1)
