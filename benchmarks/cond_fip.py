@@ -4,7 +4,8 @@
     C3   decoder training step, 200 context and 200 query rows, d = 20 (8.9 s, 5.5 GiB)   C4   8 data sets, 50 + 50 rows, d = 10 (2.3 s)
     C10s the same, each node once, level by level
     C5   a new data set d = 10: the context of 400 rows embedded (0.48 s)                 C10  whole generation of 400 rows, d = 20, the context embedded once (25 s)
-    N10  the published preset `cpu`: inference on a new table, d = 10, 400 rows, noise of 400 query rows included
+    N10  the published preset `cpu`: inference on a new table, d = 10, 400 rows, noise of 400 query rows included, over the eight reflections of `estimators.CondFiP`
+    N10p the same in one pass
     check   the largest difference between half and full precision, and between the decoder and the plain formula in full precision
 
 Each piece runs in a process of its own, so that its peak memory is its own. Normal data, a random triangular graph with edge probability min(1, 4 / (d - 1)), as there.
@@ -19,10 +20,10 @@ import time
 import torch
 
 from gencausal import amortised, seeding
-from gencausal.cond_fip import CondFiP, fixed_point, levels, losses, steps_needed, sweep
+from gencausal.cond_fip import CondFiP, SignAveraged, fixed_point, levels, losses, steps_needed, sweep
 from gencausal.training import Player
 
-PIECES = ("C1", "C2", "C3", "C4", "C5", "C10", "C10s", "N10", "check")
+PIECES = ("C1", "C2", "C3", "C4", "C5", "C10", "C10s", "N10", "N10p", "check")
 SIZES = amortised.PRESETS["paper"].sizes
 
 
@@ -69,9 +70,10 @@ def embedding(half: bool):
     return torch.no_grad()(lambda: model.condition(x, adjacency))
 
 
-def new_table():
-    model = amortised.make(amortised.PRESETS["cpu"], 0).requires_grad_(False)
-    model.half = False
+def new_table(signs: int):
+    network = amortised.make(amortised.PRESETS["cpu"], 0).requires_grad_(False)
+    network.half = False
+    model = SignAveraged(network, signs)
     x, query, adjacency = data(1, 400, 10)
     return torch.no_grad()(lambda: query - model.mechanism(query, model.condition(x, adjacency)))
 
@@ -106,11 +108,12 @@ def main() -> None:
             subprocess.run([sys.executable, __file__, piece, "--here", "--threads", str(arguments.threads), "--repeats", str(arguments.repeats), *["--full-precision"] * arguments.full_precision], check=True)
         return
     torch.set_num_threads(arguments.threads)
-    (piece,), half = arguments.pieces, not arguments.full_precision and arguments.pieces != ["N10"]
+    (piece,) = arguments.pieces
+    half = not arguments.full_precision and piece not in ("N10", "N10p")
     if piece == "check":
         return check()
     run = {"C1": lambda: training_step(4, 400, 20, "encoder", half), "C2": lambda: training_step(8, 100, 10, "encoder", half), "C3": lambda: training_step(4, 400, 20, "decoder", half),
-           "C4": lambda: training_step(8, 100, 10, "decoder", half), "C5": lambda: embedding(half), "C10": lambda: generation(20, half), "C10s": lambda: generation(20, half, True), "N10": new_table}[piece]()
+           "C4": lambda: training_step(8, 100, 10, "decoder", half), "C5": lambda: embedding(half), "C10": lambda: generation(20, half), "C10s": lambda: generation(20, half, True), "N10": lambda: new_table(8), "N10p": lambda: new_table(1)}[piece]()
     run()
     times = []
     for _ in range(arguments.repeats):

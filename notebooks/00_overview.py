@@ -12,8 +12,9 @@
 # **Question.** Which claims does the study put to the test, on which data, and how is a verdict reached?
 #
 # This study re-runs published systems of generative causal inference from their formulas. Every published claim is listed; those that
-# were run carry our number, its interval, the number of units and seeds, and a verdict, and the rest are marked *not run*. Three systems so far: *importance-weighted diffusion distillation* (IWDD, arXiv 2505.11444v1), *diffusion counterfactuals* (arXiv 2407.20553v1: images sampled under the guidance of a learned
-# causal model) and *variational causal inference* (VCI, arXiv 2410.12730v3: individual counterfactuals of cells and images). This page describes the first one's data; the notebooks of the others open with theirs. In IWDD a diffusion model
+# were run carry our number, its interval, the number of units and seeds, and a verdict, and the rest are marked *not run*. Four systems: *importance-weighted diffusion distillation* (IWDD, arXiv 2505.11444v1), *diffusion counterfactuals* (arXiv 2407.20553v1: images sampled under the guidance of a learned
+# causal model), *variational causal inference* (VCI, arXiv 2410.12730v3: individual counterfactuals of cells and images) and *conditional fixed-point inference* (Cond-FiP, arXiv 2410.06128v3: one network that
+# infers the mechanisms of any causal model from its data and graph). This page describes the first one's data; the notebooks of the others open with theirs. In IWDD a diffusion model
 # learns the law $p(y \mid x, z)$ of an outcome $y$ given covariates $x$ and a binary treatment $z$ from observational data, and a
 # one-step generator $y = G(\varepsilon; x, z)$ is distilled from it under a law in which $x$ and $z$ are independent, as in a trial.
 #
@@ -114,6 +115,7 @@ figures.table(pd.DataFrame([
 #   `02b_treatment_effects` puts it beside every other method, `02d_stress_tests` leaves its assumptions, `02c_your_data` reads a table of yours.
 #   `01b_image_diffusion` trains the image models, `03a_counterfactual_images` guides them, `03b_image_benchmark` and `03c_image_trust` ask what can be relied on.
 #   `04a_variational_causal_inference` takes VCI apart where counterfactuals are known, `04b_unseen_cells` predicts groups of cells never seen treated, `04c_variational_digits` draws digits.
+#   `05a_cond_fip` asks whether one network infers any causal model, `05b_fixed_point` why its iteration ends and what its parts do, `05c_unseen_laws` what it does away from its training.
 #   `06_claims` puts our numbers beside the published ones. Each opens with its question and ends with what holds and what does not.
 # - Errors of effects are *normalised PEHE*: $\sqrt{\tfrac1n \sum_i (\hat\tau(x_i) - \tau(x_i))^2}$ divided by the standard deviation of the
 #   pooled $\mu_0(x_i), \mu_1(x_i)$ over all rows. Lower is better; out of sample unless said otherwise.
