@@ -24,6 +24,7 @@ from dataclasses import replace
 
 import numpy as np
 import pandas as pd
+from matplotlib.ticker import MaxNLocator
 
 from gencausal import amortised, claims, figures, paths
 from gencausal.estimators.outcomes import resolve_device
@@ -74,10 +75,10 @@ results.claim("condfip.E5")
 
 # %%
 ends = pd.DataFrame(scm_fixed_point.termination(first, cell))
-figures.table(ends.pivot(index=["unit", "longest_path"], columns="start", values="steps").reset_index().rename(columns={"unit": "model", "longest_path": "edges of the longest path", "far": "steps from far", "noise": "from the noise", "zero": "from zero"}))
+figures.table(ends.groupby(["longest_path", "start"])["steps"].agg(["min", "max", "size"]).reset_index().rename(columns={"longest_path": "edges of the longest path", "min": "fewest steps", "max": "most", "size": "models"}))
 
 # %% [markdown]
-# **The counter-examples.** The structure does it, not the size of the slopes: let each node attend to itself as well, or to all nodes, and the iteration has no such end.
+# **The counter-examples.** The structure does it, not the size of the slopes: let each node attend to itself as well, or to all nodes, and no number of steps is known to be enough: changes shrink as the slopes have it, if they do, down to rounding.
 
 # %%
 changes = {name: scm_fixed_point.counter_examples(model, cell, 25) for name, model in (("trained", first), ("random", random))}
@@ -91,10 +92,10 @@ for axis, (name, found) in zip(panels, changes.items()):
 panels[0].set_ylabel("largest change")
 fig.legend(*panels[0].get_legend_handles_labels(), frameon=False, fontsize=7, ncols=3, loc="outside lower center")
 last = {name: {kind: int((values > 0).sum()) for kind, values in found.items()} for name, found in changes.items()}
-figures.show(fig, alt="Largest change in each step: with the graph it is zero after " + " and ".join(f"{counts['graph']} steps ({name} weights)" for name, counts in last.items()) + "; with a diagonal or no mask it goes on.", caption="A step without a change has no mark. The graph's lines end; with a diagonal added or without a mask changes go on, shrinking or growing as the slopes have it.")
+figures.show(fig, alt="Largest change in each step: with the graph it is zero after " + " and ".join(f"{counts['graph']} steps ({name} weights)" for name, counts in last.items()) + "; with a diagonal or no mask some change is left in " + " and ".join(f"{max(counts[kind] for kind in counts if kind != 'graph')} of 25 ({name} weights)" for name, counts in last.items()) + ".", caption="A step without a change has no mark. The graph's lines end; with a diagonal added or without a mask changes shrink or grow as the slopes have it.")
 
 # %% [markdown]
-# **What does grow is error.** A node's error is small when its parents are true and larger when they are generated, and the more the deeper it stands. The map from noise to data has slope $(I - J)^{-1}$ (`Eq. propagation`), so its largest singular value says by how much an error of the mechanisms can grow on its way.
+# **What may grow is error.** With depth the mechanism's own error, at true parents, may change, and what is inherited from generated parents is added to it. The map from noise to data has slope $(I - J)^{-1}$ (`Eq. propagation`), so its largest singular value says by how much an error of the mechanisms can grow on its way.
 
 # %%
 depth = scm_fixed_point.error_by_depth(first, cell)
@@ -107,14 +108,14 @@ axes.set_ylabel("mean absolute error, sd")
 axes.set_xticks(list(depth))
 axes.legend(frameon=False)
 deepest = max(depth)
-figures.show(fig, alt=f"Mean absolute error by depth: with true parents {depth[0][0]:.2g} at roots and {depth[deepest][0]:.2g} at depth {deepest}, with generated parents {depth[deepest][1]:.2g} there.", caption=f"First training, {models} nonlinear models. Largest singular value of the map from noise to data: median {np.median(growth):.2g}, largest {growth.max():.2g}.")
+figures.show(fig, alt=f"Mean absolute error by depth: with true parents {depth[0][0]:.2g} at roots and {depth[deepest][0]:.2g} at depth {deepest}, with generated parents {depth[deepest][1]:.2g} there.", caption=f"First training, {models} nonlinear models; few nodes stand deepest. Largest singular value of the map from noise to data: median {np.median(growth):.2g}, largest {growth.max():.2g}.")
 
 # %% [markdown]
 # ## What the network needs: `condfip.E4`
 #
-# **Design.** Small networks of the same preset, each trained for the same number of steps on models of one size, with one change: no adaptive norms (codes alone), the condition added to the input, adaptive norms without gates (`film`), mean for maximum over rows, softmax for DAG-attention (which cannot tell a root's row from others; the error at roots
+# **Design.** Small networks of the same preset, each trained for the same number of steps on models of one size, with one change: no adaptive norms (codes alone), the condition added to the input, adaptive norms without gates (`film`), mean for maximum over rows, softmax over the parents for DAG-attention (a root gets nothing from either; the error at roots
 # stands apart), a start of its own for the query stream, `apart` (the decoder reads the encoder but sends it no gradient, near to the paper's two stages) and squared loss. `recall`, ours, lets a query look up the context rows again (`Eq. recall`), where the paper squeezes all that is known of a mechanism into one pooled vector.
-# The budget is small: this tells what helps early, not what would help at the end.
+# It has more weights and takes longer than the default in as many steps. The budget is small: this tells what helps early, not what would help at the end.
 
 # %%
 base = scm_training.small(ablation, ablation_steps, ablation_nodes, ablation_rows)
@@ -125,7 +126,7 @@ names = [f"condfip_{name}" for name in scm_training.CONDITIONING]
 figures.table(pd.DataFrame([{"method": name} | {f"{metric}, {c.name[:3]}": scm_tables.spread(e4, c.name, name, metric).mean for metric in ("rmse_noise", "rmse_generation", "rmse_noise_roots") for c in cells} | {f"encoder's noise, {c.name[:3]}": scm_tables.spread(e4, c.name, f"{name}_encoder", "rmse_noise").mean for c in cells} for name in names]))
 
 # %% [markdown]
-# Paired differences to the default (variant minus default, below zero where the variant is better; 95 % bootstrap over models, trainings averaged first).
+# Paired differences to the default (variant minus default, below zero where the variant is better; 95 % bootstrap over models, trainings averaged first: the interval does not hold what another training would change, which the table below shows).
 
 # %%
 gaps = pd.DataFrame([scm_tables.paired(e4, c.name, "rmse_noise", name, "condfip_default") for c in cells for name in names[1:]])
@@ -136,15 +137,21 @@ for axis, c in zip(panels, cells):
     axis.errorbar(part["difference"], range(len(part)), xerr=[part["difference"] - part["low"], part["high"] - part["difference"]], fmt="o", color=figures.PALETTE[0], capsize=2)
     axis.set_yticks(range(len(part)), [name.removeprefix("condfip_") for name in part["a"]], fontsize=8)
     axis.set_title(c.name, fontsize=9)
+    axis.xaxis.set_major_locator(MaxNLocator(3))
 panels[0].invert_yaxis()
 fig.supxlabel("noise error minus the default's, sd", fontsize=9)
 figures.show(fig, alt="Difference of noise error to the default by variant: " + "; ".join(f"{row.a.removeprefix('condfip_')} {row.difference:+.2g} on {row.dataset}" for row in gaps.itertuples()) + ".", caption=f"{ablation_models} models a cell, {len(ablation_seeds)} trainings of {ablation_steps} steps each. Right of the line: worse than the default.")
 
 # %% [markdown]
-# That the attention's form matters at roots is the argument for DAG-attention:
+# The same differences training by training: how many of them are below zero.
 
 # %%
-results.claim("condfip.E4.roots")
+each = [{"variant": name.removeprefix("condfip_"), "data set": c.name, "seed": seed, "difference": scm_tables.paired(e4[e4["seed"] == seed], c.name, "rmse_noise", name, "condfip_default")["difference"]} for c in cells for name in names[1:] for seed in ablation_seeds]
+by = pd.DataFrame(each).groupby(["variant", "data set"], sort=False)["difference"]
+figures.table(pd.DataFrame({"least": by.min(), "largest": by.max(), "below zero": by.apply(lambda gaps: int((gaps < 0).sum())), "trainings": by.size()}).reset_index())
+
+# %%
+results.claim("condfip.E4.attention")
 
 # %%
 results.claim("condfip.E4.recall")
@@ -152,7 +159,7 @@ results.claim("condfip.E4.recall")
 # %% [markdown]
 # ## What it must have seen: `condfip.E14`
 #
-# The paper's ablation of the training mix: linear alone, nonlinear alone, or both. Its encoder that saw linear models only is about twice as bad on nonlinear ones.
+# The paper's ablation of the training mix: linear alone, nonlinear alone, or both, here for encoder and decoder together. Its encoder that saw linear models only is about twice as bad on nonlinear ones.
 
 # %%
 mixes = scm_training.MIXES[1:]

@@ -40,12 +40,12 @@ def test_every_method_answers_alike(method, network, cell):
     fitted = scm_methods.fit(method, cell, network, fip=FIP)
     back = fitted.generate(fitted.noise(cell.query), None)
     gap = (back - cell.query).abs().max()
-    assert gap > 1e-2 if method in ("condfip_encoder", "condfip_encoder_signs", "condfip_two_heads") else gap < 1e-3
+    assert gap > 1e-2 if method in (*scm_methods.NOISE_ONLY, "condfip_two_heads") else gap < 1e-3
     fixed = ~cell.held.isnan()
     assert torch.equal(fitted.generate(cell.do_noise, cell.held)[fixed], cell.held[fixed]) and torch.equal(fitted.counterfactual(cell.do_factual, cell.held)[fixed], cell.held[fixed])
     found = scm_methods.errors(fitted, cell)
     assert all(values.shape == (6,) and np.isfinite(values).all() for values in found.values()) and fitted.seconds >= 0
-    assert ("rmse_counterfactual" in found) == (method not in ("condfip_encoder", "condfip_encoder_signs"))
+    assert ("rmse_counterfactual" in found) == (method not in scm_methods.NOISE_ONLY)
     rows = scm_methods.rows("condfip.E2", cell, fitted, found, 3)
     assert len(rows) == 6 * len(found) + 1 and {row["metric"] for row in rows} == {*found, "seconds"}
 
@@ -130,11 +130,39 @@ def test_calibration_table():
     assert cells[0].name == "lin_in_d10_n400" and scm_calibration.protocol_table(cells)["edges_a_node"][0] > 1
     made = scm_calibration.compare(scm_calibration.rows(cells, ("ols", "zero_mechanism")))
     assert len(made) == 4 and made[made["method"] == "ols"]["inside"].all() and (made["mean"] > 0).all()
+    draws = pd.DataFrame([row for draw in (0, 1) for row in scm_calibration.rows(scm_calibration.cells(("lin_in_d10_n400",), 2, draw), ("zero_mechanism",), draw)])
+    assert set(draws[draws["metric"] == "rmse_noise"]["unit"]) == {"0.0", "0.1", "1.0", "1.1"}, "two draws have four models"
+
+
+def test_regressions_fitted_to_the_rows_in_question():
+    """`ols_own`: in each batch of as many rows as the context has, the noise of a node has mean zero and no product with a parent (the normal equations); the context plays no part."""
+    cell = scm_cells.cell("lin_in", 4, 50, 3, query=100, rows=5)
+    noise = scm_methods.fit("ols_own", cell).noise(cell.query)
+    for batch, rows in zip(noise.split(50, 1), cell.query.split(50, 1)):
+        assert batch.mean(1).abs().max() < 1e-5
+        products = (rows.mT @ batch / 50)[cell.adjacency]
+        assert len(products) and products.abs().max() < 1e-5
+    other = dataclasses.replace(cell, context=cell.context.flip(1) + 1)
+    assert torch.equal(scm_methods.fit("ols_own", other).noise(cell.query), noise) and not torch.equal(scm_methods.fit("ols", other).noise(cell.query), scm_methods.fit("ols", cell).noise(cell.query))
+
+
+def test_reflections_of_validation_models(network):
+    """One reflection is the network: its errors are those of the training's log; four are another network's."""
+    found = scm_training.reflections({0: network, 1: network}, (1, 4), 2)
+    cells = amortised.validation_cells(amortised.PRESETS["cpu"], count=2)
+    for row in found[found["reflections"] == 1].itertuples():
+        errors = amortised.noise_errors(network, cells[row[2]])
+        np.testing.assert_allclose([row.decoder, row.encoder], [errors["decoder"].mean(), errors["encoder"].mean()], rtol=1e-4)
+    assert len(found) == 4 and (found["trainings"] == 2).all() and found["decoder"].nunique() == 4
 
 
 def test_forks_shifts_and_csuite(network):
     rows = pd.DataFrame(scm_tables.fork_rows("rff_in", 3, 20, 2, ("condfip", "ols"), network))
     assert {"rff_in_d3_n20", "rff_in_d3_n20_scaled_on_context", "rff_in_shared_d3_n20"} & set(rows["dataset"]) and {"condfip_encoder_all", "condfip_factual_rows"} <= set(rows["method"])
+    at = rows[rows["metric"] == "rmse_intervention"].groupby("method")["value"].mean()
+    assert at["condfip_factual_few"] != at["condfip_factual_rows"] != at["condfip_fresh_rows"]
+    same = pd.DataFrame(scm_tables.fork_rows("rff_in", 3, 100, 2, (), network)).query("metric == 'rmse_intervention'").groupby("method")["value"].mean()
+    assert same["condfip_factual_few"] == same["condfip_factual_rows"], "with a context as long as the intervention, few are all"
     names = [c.name for c in scm_tables.shifted_cells(("rff_out",), "noise", (1, 5), 3, 20, 2)]
     assert names == ["rff_out_noise_1_d3_n20", "rff_out_noise_5_d3_n20"]
     cells = scm_tables.csuite_cells(30)

@@ -5,8 +5,8 @@ one does so only nearly. Its average over K sign vectors
 
     T(z, D) = (1 / K) sum_k s_k T_0(s_k z, s_k D)                                                                          `Eq. signs`
 
-does exactly so for each s_k of the group {s_k}, and its squared error, averaged over the group, is at most that of T_0 (by convexity). The vectors are rows of a Walsh matrix, s_kj = (-1)^(number of common bits of k and c_j), c_j = 1 + j mod (K - 1):
-a group, whose columns are balanced, and any two columns with other codes too, so that what T_0 gets wrong in products of fewer than three signs cancels within K = 8 passes.
+does exactly so for each s_k of the group {s_k}, and its squared error is at most that of T_0, averaged over the K reflected problems (by convexity). The vectors are rows of a Walsh matrix, s_kj = (-1)^(number of common bits of k and c_j),
+c_j = 1 + j mod (K - 1): a group, in which each column has both signs equally often, and each pair of columns whose codes differ all four.
 """
 
 import torch

@@ -39,7 +39,7 @@ class CondFiP:
         """The causal model behind the rows of `data` (numbers, one column a node) and `graph` (acyclic, edges cause -> effect, nodes the columns).
 
         signs: reflections that the network is averaged over (`Eq. signs`), a power of two; 1 is the network as the paper uses it, eight times faster and somewhat less accurate.
-        Raises InputError, naming the argument and the fix, for a cycle, a missing node, a constant column, a cell that is no finite number, or fewer than 10 rows. Warns where the table is wider or longer, or shorter,
+        Raises InputError, naming the argument and the fix, for a cycle, a missing node, a constant column, a cell that is no finite number, or fewer than 10 rows. Warns where the table is wider, narrower, longer or shorter
         than those of the training.
         """
         if not isinstance(data, pd.DataFrame):
@@ -62,7 +62,7 @@ class CondFiP:
     def _warn(self, d: int, n: int) -> None:
         recipe = self.meta["recipe"]["recipe"]
         told = [f"{what} is {value}, {'above' if value > seen[-1] else 'below'} the {low} to {high} of the training" for what, value, seen in (("the number of columns", d, sorted(recipe["nodes"])), ("the number of rows", n, sorted(recipe["rows"])))
-                for low, high in [(seen[0], seen[-1])] if value > high or (what.endswith("rows") and value < low)]
+                for low, high in [(seen[0], seen[-1])] if not low <= value <= high]
         if told:
             measured = self.meta.get("measured", {})
             near = [f"{name} {value:.3f}" for name, value in measured.items()]

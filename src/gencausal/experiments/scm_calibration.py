@@ -32,8 +32,8 @@ def protocol_table(made: list[Cell]) -> pd.DataFrame:
 
 
 def rows(made: list[Cell], methods: tuple[str, ...] = ("zero_mechanism", "ols", "kernel_ridge"), draw: int = 0) -> list[dict]:
-    """Errors of the baselines; `draw`, the seed of the cells, is the seed of the rows."""
-    return [row | {"seed": draw} for row in scm_methods.table("condfip.E1", made, methods)]
+    """Errors of the baselines; `draw`, the seed of the cells, is the seed of the rows, and its models are units of their own: `1.4` is the fifth model of draw 1."""
+    return [row | {"seed": draw, "unit": f"{draw}.{row['unit']}"} for row in scm_methods.table("condfip.E1", made, methods)]
 
 
 def compare(found: pd.DataFrame | list[dict]) -> pd.DataFrame:

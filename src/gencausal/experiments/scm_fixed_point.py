@@ -14,16 +14,21 @@ from gencausal.data import scm_graphs
 from gencausal.data.scm_cells import Cell
 
 
+def _beside(cell: Cell, network: CondFiP) -> Cell:
+    """The cell on the network's device."""
+    return cell.to(next(network.parameters()).device)
+
+
 @torch.no_grad()
 def termination(network: CondFiP, cell: Cell, rows: int = 100) -> list[dict]:
     """E5 (b, c): per SCM and start (noise, zero, far) the steps after which nothing changes, the longest path, the change in the step after L + 1 and the gap to where the iteration from the noise ends; both exactly 0."""
-    made = []
+    made, cell = [], _beside(cell, network)
     for s in range(len(cell)):
         graph, noise_u = cell.adjacency[s : s + 1], cell.query_noise[s : s + 1, :rows]
         condition = network.condition(cell.context[s : s + 1], graph)
         mechanism = lambda z, c=condition: network.mechanism(z, c)  # noqa: E731
         steps, ends = steps_needed(graph), []
-        far = 1e3 * torch.randn(noise_u.shape, generator=seeding.generator(s, "far"))
+        far = 1e3 * torch.randn(noise_u.shape, generator=seeding.generator(s, "far")).to(noise_u)
         for name, start in (("noise", noise_u), ("zero", torch.zeros_like(noise_u)), ("far", far)):
             path = [fixed_point(mechanism, noise_u, 0, start=start)]
             for _ in range(steps + 1):
@@ -36,9 +41,10 @@ def termination(network: CondFiP, cell: Cell, rows: int = 100) -> list[dict]:
 
 def slopes(network: CondFiP, cell: Cell, rows: int) -> torch.Tensor:
     """Jacobians of T at the first `rows` query rows of every SCM, [rows, S, child, parent]."""
+    cell = _beside(cell, network)
     condition = network.condition(cell.context, cell.adjacency)
     at = lambda z: network.mechanism(z[:, None], condition)[:, 0].sum(0)  # noqa: E731
-    return torch.stack([torch.autograd.functional.jacobian(at, cell.query[:, i]).permute(1, 0, 2) for i in range(rows)])
+    return torch.stack([torch.autograd.functional.jacobian(at, cell.query[:, i]).permute(1, 0, 2) for i in range(rows)]).cpu()
 
 
 def leak(network: CondFiP, cell: Cell, rows: int = 8) -> np.ndarray:
@@ -49,9 +55,9 @@ def leak(network: CondFiP, cell: Cell, rows: int = 8) -> np.ndarray:
 @torch.no_grad()
 def counter_examples(network: CondFiP, cell: Cell, steps: int = 30) -> dict[str, np.ndarray]:
     """E5 (d): change in each of `steps` steps (largest entry over SCMs), with the graph, with a diagonal added, with a full mask."""
-    found = {}
+    found, cell = {}, _beside(cell, network)
     full = torch.ones_like(cell.adjacency)
-    for name, graph in (("graph", cell.adjacency), ("diagonal", cell.adjacency | torch.eye(cell.d, dtype=torch.bool)), ("no mask", full)):
+    for name, graph in (("graph", cell.adjacency), ("diagonal", cell.adjacency | torch.eye(cell.d, dtype=torch.bool, device=cell.adjacency.device)), ("no mask", full)):
         condition = network.condition(cell.context, graph)
         z, changes = cell.query_noise, []
         for _ in range(steps):
@@ -65,6 +71,7 @@ def counter_examples(network: CondFiP, cell: Cell, steps: int = 30) -> dict[str,
 @torch.no_grad()
 def error_by_depth(network: CondFiP, cell: Cell) -> dict[int, tuple[float, float]]:
     """E5 (e): by the depth of a node, mean absolute error of T at true parents, and of the generated value, whose parents are generated too."""
+    cell = _beside(cell, network)
     condition = network.condition(cell.context, cell.adjacency)
     mechanism = lambda z: network.mechanism(z, condition)  # noqa: E731
     local = (mechanism(cell.query) - (cell.query - cell.query_noise)).abs().mean(1)

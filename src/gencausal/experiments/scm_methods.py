@@ -4,7 +4,8 @@ r"""One interface to everything that infers SCMs, for the experiments condfip.E1
     condfip_encoder    noise by the encoder's head, the query rows in batches as large as the context, each its own context
     condfip_two_heads  the paper's way: noise by the encoder, data by the decoder
     condfip_signs, condfip_encoder_signs   the first two averaged over eight reflections (Eq. signs, ours)
-    fip, ols, kernel_ridge, dowhy_gcm, zero_mechanism   fitted to each data set (`scm_models`)
+    fip, ols, kernel_ridge, dowhy_gcm, zero_mechanism   fitted to the context of each data set (`scm_models`)
+    ols_own, kernel_ridge_own   noise by a regression on the very rows that are asked about, in batches as large as the context: what the encoder is given; data as without `_own`
 
 Everything in standardised units, tensors [S, rows, d]. Rows of results: unit = number of the SCM in its cell, seed = that of the training.
 """
@@ -24,8 +25,10 @@ from gencausal.scm_models.dowhy import DoWhyGCM
 from gencausal.scm_models.fip import FiP, FiPConfig
 
 AMORTISED = ("condfip", "condfip_encoder", "condfip_two_heads", "condfip_signs", "condfip_encoder_signs")
-METHODS = (*AMORTISED, "fip", *SIMPLE, "dowhy_gcm")
-PART, ROWS = 1, 2000  # SCMs and rows that pass through the network at once; alone, an SCM has the fewest nodes a level
+OWN = ("ols_own", "kernel_ridge_own")
+NOISE_ONLY = ("condfip_encoder", "condfip_encoder_signs", *OWN)  # for data they would need another's mechanisms
+METHODS = (*AMORTISED, "fip", *SIMPLE, *OWN, "dowhy_gcm")
+PART, ROWS = 1, 2000  # SCMs and rows that pass through the network at once, on its device (cells and answers are on the CPU); alone, an SCM has the fewest nodes a level
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,8 +54,8 @@ def fit(method: str, cell: Cell, network: CondFiP | None = None, seed: int = 0, 
     started = time.perf_counter()
     if method == "fip":
         model = FiP(fip, seed).fit(context, cell.adjacency)
-        return Fitted(method, model.network, model.noise, model.generate, model.counterfactual, model.seconds)
-    make = DoWhyGCM if method == "dowhy_gcm" else SIMPLE[method]
+        return Fitted(method, model.expected, model.noise, model.generate, model.counterfactual, model.seconds)
+    make = DoWhyGCM if method == "dowhy_gcm" else SIMPLE[method.removesuffix("_own")]
     models = [make().fit(rows.double().numpy(), graph.numpy()) for rows, graph in zip(context, cell.adjacency)]
     seconds = (time.perf_counter() - started) / len(models)
 
@@ -63,7 +66,15 @@ def fit(method: str, cell: Cell, network: CondFiP | None = None, seed: int = 0, 
 
         return run
 
+    if method in OWN:
+        expected = lambda x: torch.cat([_fitted_to_itself(make, block, cell.adjacency) for block in x.split(context.shape[1], 1)], 1)  # noqa: E731
+        return Fitted(method, expected, lambda x: x - expected(x), each("generate"), lambda x, held: each("generate")(x - expected(x), held), seconds)
     return Fitted(method, each("expected"), each("noise"), each("generate"), each("counterfactual"), seconds)
+
+
+def _fitted_to_itself(make: Callable, x: torch.Tensor, adjacency: torch.Tensor) -> torch.Tensor:
+    """F at the rows `x [S, m, d]` by models fitted to just these."""
+    return torch.as_tensor(np.stack([make().fit(rows, graph).expected(rows) for rows, graph in zip(x.double().numpy(), adjacency.numpy())]), dtype=torch.float32)
 
 
 def truth(cell: Cell) -> Fitted:
@@ -74,8 +85,8 @@ def truth(cell: Cell) -> Fitted:
 
 
 def _amortised(method: str, adjacency: torch.Tensor, context: torch.Tensor, network: CondFiP | SignAveraged) -> Fitted:
-    started = time.perf_counter()
-    parts = [slice(i, i + PART) for i in range(0, len(context), PART)]
+    started, device = time.perf_counter(), next(network.parameters()).device
+    parts, context, adjacency = [slice(i, i + PART) for i in range(0, len(context), PART)], context.to(device), adjacency.to(device)
     with torch.no_grad():
         conditions = [network.condition(context[s], adjacency[s]) for s in parts]
     seconds = (time.perf_counter() - started) / len(context)
@@ -85,9 +96,9 @@ def _amortised(method: str, adjacency: torch.Tensor, context: torch.Tensor, netw
         """`call(part, condition, *values)` part by part, rows by rows."""
         made = []
         for s, condition in zip(parts, conditions):
-            blocks = [None if v is None else v[s].expand(-1, values[0].shape[1], -1).split(rows, 1) for v in values]
+            blocks = [None if v is None else v[s].to(device).expand(-1, values[0].shape[1], -1).split(rows, 1) for v in values]
             made.append(torch.cat([call(s, condition, *(None if b is None else b[i] for b in blocks)) for i in range(len(blocks[0]))], 1))
-        return torch.cat(made)
+        return torch.cat(made).cpu()
 
     def decoded(z: torch.Tensor) -> torch.Tensor:
         return over(lambda s, c, part: network.mechanism(part, c), z)
@@ -106,7 +117,7 @@ def errors(fitted: Fitted, cell: Cell, interventions: bool = True) -> dict[str, 
     """Row RMSE of every SCM, [S] a metric: noise and generation on the query rows; intervention from the true noise and counterfactual from the inferred."""
     value = lambda truth, made: scm_metrics.row_rmse(truth.numpy(), made.numpy())  # noqa: E731
     found = {"rmse_noise": value(cell.query_noise, fitted.noise(cell.query))}
-    if fitted.method.startswith("condfip_encoder"):
+    if fitted.method in NOISE_ONLY:
         return found
     found["rmse_generation"] = value(cell.query, fitted.generate(cell.query_noise, None))
     if interventions:

@@ -148,7 +148,8 @@ def wrong_graph_rows(cells: list[Cell], methods: tuple[str, ...], network: CondF
 @torch.no_grad()
 def fork_rows(family: str, d: int, n: int, stack: int, methods: tuple[str, ...], network: CondFiP, seed: int = 0) -> list[dict]:
     """E15 on one cell: scaling on the context alone (`_scaled_on_context`), encoder noise with all query rows as its context (`condfip_encoder_all`), interventions with the factual rows of the intervention set embedded in
-    place of the context as the released code does (`condfip_factual_rows`), shared random features (`_shared`)."""
+    place of the context as the released code does (`condfip_factual_rows`), and to tell which rows from how many, as many of them as the context has (`condfip_factual_few`) and as many fresh rows as the intervention
+    has (`condfip_fresh_rows`); shared random features (`_shared`)."""
     cell, made = scm_cells.cell(family, d, n, stack), []
     variants = [(cell, cell.name), (scm_cells.cell(family, d, n, stack, scale_on="context"), f"{cell.name}_scaled_on_context")]
     if FAMILIES[family].mechanism == "rff":
@@ -159,14 +160,16 @@ def fork_rows(family: str, d: int, n: int, stack: int, methods: tuple[str, ...],
             made += scm_methods.rows("condfip.E15", variant, fitted, scm_methods.errors(fitted, variant), seed if method in scm_methods.AMORTISED else 0, name)
     whole = scm_methods.fit("condfip_encoder", cell, network, context=cell.query)
     made += scm_methods.rows("condfip.E15", cell, whole, scm_methods.errors(whole, cell), seed, method="condfip_encoder_all")
-    rows, generated = cell.do_noise.shape[1] // d, []
-    for k in range(d):
-        s = slice(k * rows, (k + 1) * rows)
-        condition = network.condition(cell.do_factual[:, s], cell.adjacency)
-        generated.append(fixed_point(lambda z, c=condition: network.mechanism(z, c), cell.do_noise[:, s], steps_needed(cell.adjacency), cell.held[:, s]))
+    rows, there = cell.do_noise.shape[1] // d, cell.to(next(network.parameters()).device)
     factual = scm_methods.fit("condfip", cell, network)
-    found = {"rmse_intervention": scm_methods.scm_metrics.row_rmse(cell.do_data.numpy(), torch.cat(generated, 1).numpy())}
-    return made + scm_methods.rows("condfip.E15", cell, factual, found, seed, method="condfip_factual_rows")
+    for name, read in (("factual_rows", lambda s: there.do_factual[:, s]), ("factual_few", lambda s: there.do_factual[:, s][:, :n]), ("fresh_rows", lambda s: there.query[:, :rows])):
+        generated = []
+        for s in (slice(k * rows, (k + 1) * rows) for k in range(d)):
+            condition = network.condition(read(s), there.adjacency)
+            generated.append(fixed_point(lambda z, c=condition: network.mechanism(z, c), there.do_noise[:, s], steps_needed(there.adjacency), there.held[:, s]))
+        found = {"rmse_intervention": scm_methods.scm_metrics.row_rmse(cell.do_data.numpy(), torch.cat(generated, 1).cpu().numpy())}
+        made += scm_methods.rows("condfip.E15", cell, factual, found, seed, method=f"condfip_{name}")
+    return made
 
 
 # ---------------------------------------------------------------- E7: graphs of another kind

@@ -15,7 +15,7 @@ import torch
 
 from gencausal import amortised, checks
 from gencausal.amortised import Recipe
-from gencausal.cond_fip import CondFiP
+from gencausal.cond_fip import CondFiP, SignAveraged
 from gencausal.data import scm_graphs
 from gencausal.data.scm_cells import Cell
 from gencausal.experiments import scm_methods
@@ -75,8 +75,21 @@ def card(found: dict[int, tuple[CondFiP, dict]]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def reflections(networks: dict[int, CondFiP], counts: tuple[int, ...], models: int) -> pd.DataFrame:
+    """Noise error on validation models by the number of reflections averaged over (`Eq. signs`), mean over trainings: what the number was chosen by. One row a count and family, columns decoder, encoder."""
+    cells = amortised.validation_cells(amortised.PRESETS["cpu"], count=models)
+    rows = []
+    for count in counts:
+        for name, cell in cells.items():
+            errors = [{head: (truth - noise(network)).square().mean(2).sqrt().mean().item() for head, truth, noise in (
+                ("decoder", cell.query_noise, lambda net: scm_methods.fit("condfip", cell, net).noise(cell.query)), ("encoder", cell.context_noise, lambda net: scm_methods.fit("condfip_encoder", cell, net).noise(cell.context)))}
+                for network in (SignAveraged(network, count) for network in networks.values())]
+            rows.append({"reflections": count, "validation models": name, "trainings": len(networks), "models": len(cell)} | pd.DataFrame(errors).mean().to_dict())
+    return pd.DataFrame(rows)
+
+
 def root_errors(network: CondFiP, cell: Cell) -> np.ndarray:
-    """Noise error of the decoder at nodes without parents, [S] (NaN where there is none): the row that softmax cannot give."""
+    """Noise error of the decoder at nodes without parents, [S] (NaN where there is none)."""
     fitted = scm_methods.fit("condfip", cell, network)
     roots = scm_graphs.longest_path(cell.adjacency) == 0
     error = (fitted.noise(cell.query) - cell.query_noise).square().mean(1).sqrt()

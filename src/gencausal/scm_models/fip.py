@@ -18,13 +18,14 @@ from gencausal.training import Player, Trained, fit
 
 @dataclass(frozen=True)
 class FiPConfig:
-    """rounds: passes over the context. lr, width: of the network. held: share of the context that chooses the weights. folder: where fits are kept and found again, None for nowhere."""
+    """rounds: passes over the context. lr, width: of the network. held: share of the context that chooses the weights. folder: where fits are kept and found again, None for nowhere. device: where it is trained; rows and answers are on the CPU."""
 
     rounds: int = 1000
     lr: float = 1e-3
     width: int = 128
     held: float = 0.1
     folder: Path | None = None
+    device: torch.device | str = "cpu"
 
 
 class FiP:
@@ -38,6 +39,7 @@ class FiP:
         if context.shape[1] < 10:
             raise checks.InputError(f"context has {context.shape[1]} rows but FiP needs 10 to train and to hold some out; pass more rows.")
         config = self.config
+        context, adjacency = context.to(config.device), adjacency.to(config.device)
         rng = seeding.generator(self.seed, "fip", device=context.device)
         held = max(1, round(config.held * context.shape[1]))
         train, rest = context[:, held:], context[:, :held]
@@ -55,13 +57,18 @@ class FiP:
         self.seconds = self.trained.seconds / len(context)
         return self
 
+    def expected(self, z: torch.Tensor) -> torch.Tensor:
+        """F at the rows `z [S, m, d]`."""
+        return self.network(z.to(self.config.device)).cpu()
+
     def noise(self, x: torch.Tensor) -> torch.Tensor:
         """Noise of the rows `x [S, m, d]`."""
-        return inference.abduct(self.network, x)
+        return inference.abduct(self.expected, x)
 
     def generate(self, noise_u: torch.Tensor, held: torch.Tensor | None = None) -> torch.Tensor:
         """Rows [S, m, d] from noise, under do() where `held` is not NaN."""
-        return inference.fixed_point(self.network, noise_u, self.steps, held)
+        return inference.fixed_point(self.network, noise_u.to(self.config.device), self.steps, None if held is None else held.to(self.config.device)).cpu()
 
     def counterfactual(self, factual: torch.Tensor, held: torch.Tensor) -> torch.Tensor:
-        return inference.counterfactual(self.network, factual, held, self.steps)
+        """The rows [S, m, d] had the nodes been held."""
+        return inference.counterfactual(self.network, factual.to(self.config.device), held.to(self.config.device), self.steps).cpu()
