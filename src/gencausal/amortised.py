@@ -183,7 +183,7 @@ def train(recipe: Recipe, seed: int = 0, device: torch.device | str = "cpu", che
 
 
 def beyond(model: CondFiP, count: int = 30, tables: tuple[tuple[int, int], ...] = BEYOND) -> dict[str, float]:
-    """Mean noise error of the decoder on models larger, or tables longer or shorter, than those of the training: by `20 columns, 100 rows, linear` and so on. The estimator tells it who asks for such a table."""
+    """Mean noise error of the decoder on models larger or smaller, or tables longer or shorter, than those of the training: by `20 columns, 100 rows, linear` and so on. The estimator tells it who asks for such a table."""
     found = {}
     for d, n in tables:
         for family, kind in (("lin_in", "linear"), ("rff_in", "nonlinear")):
