@@ -25,7 +25,7 @@ import networkx as nx
 import numpy as np
 import pandas as pd
 
-from gencausal import claims, figures, paths
+from gencausal import amortised, claims, figures, paths
 from gencausal.estimators import CondFiP
 from gencausal.estimators.outcomes import resolve_device
 from gencausal.experiments import scm_calibration, scm_methods, scm_published, scm_tables, scm_training
@@ -287,7 +287,7 @@ results.claim("condfip.C9.context")
 
 # %%
 rows = []
-hours = np.mean([meta["seconds"] for _, meta in trained.values()]) / 3600
+hours = np.mean([amortised.seconds_spent(meta) for _, meta in trained.values()]) / 3600
 for cell in main:
     seconds = e2[(e2["dataset"] == cell.name) & (e2["metric"] == "seconds")].groupby("method")["value"].mean()
     for name in [name for name in methods[:-1] if name not in (*scm_methods.AMORTISED, *scm_methods.OWN)]:

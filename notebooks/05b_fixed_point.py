@@ -179,7 +179,7 @@ results.claim("condfip.C8.both")
 # Held-out noise error against causal models seen, from the log of the training of the published network. The learning rate falls along a cosine, so the last part of a curve is steeper than a longer training's would be there.
 
 # %%
-curves = {seed: scm_training.scale_curve(meta["scores"], meta["recipe"]["recipe"]["batch"]) for seed, (_, meta) in trained.items()}
+curves = {seed: scm_training.scale_curve(meta) for seed, (_, meta) in trained.items()}
 fig, panels = figures.new(height=3.2, columns=2, sharey=True)
 for axis, head in zip(panels, ("encoder", "decoder")):
     for level, family in enumerate(("lin_in", "rff_in")):

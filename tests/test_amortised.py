@@ -102,6 +102,24 @@ def test_weights_survive_their_file(tmp_path):
         amortised.load(tmp_path / "other.safetensors")
 
 
+def test_trainings_add_up(tmp_path):
+    """A training that starts from the weights of another begins where that ended (no step at all gives the same weights), sees other SCMs, and counts what both have seen; another network's weights are refused."""
+    recipe = replace(TINY, steps=3)
+    first, _ = amortised.train(recipe, 5)
+    one = amortised.save(tmp_path / "one.safetensors", first.modules["condfip"], recipe, first, "a test", 5)
+    still, _ = amortised.train(replace(recipe, steps=1, lr=0.0), 5, start=one)
+    torch.testing.assert_close(weights(still), weights(first), atol=1e-3, rtol=1e-3)
+    again, _ = amortised.train(recipe, 5, start=one)
+    assert (weights(again) - weights(first)).abs().max() > 1e-4
+    two = amortised.save(tmp_path / "two.safetensors", again.modules["condfip"], recipe, again, "a test", 5, start=one)
+    meta, three = amortised.load(two)[1], amortised.save(tmp_path / "three.safetensors", again.modules["condfip"], recipe, again, "a test", 5, start=two)
+    assert amortised.scms_seen(amortised.load(one)[1]) == 12 and amortised.scms_seen(meta) == 24 and amortised.scms_seen(amortised.load(three)[1]) == 36
+    assert [entry["scms"] for entry in amortised.scores_by_scms(amortised.load(three)[1])] == [12, 24, 36]
+    assert amortised.seconds_spent(meta) == pytest.approx(first.seconds + again.seconds, abs=0.2) and meta["recipe"]["start"] == hashlib.sha256(one.read_bytes()).hexdigest()
+    with pytest.raises(checks.InputError, match="other sizes"):
+        amortised.train(PRESETS["cpu_recall"], start=one)
+
+
 def test_the_card_tells_what_was_trained_and_what_lies_beyond(tmp_path):
     """Errors beyond the training's sizes, linear and nonlinear, go into the file and its card with the SHA-256 of the file; they are those of cells made by hand."""
     recipe = replace(TINY, steps=2)

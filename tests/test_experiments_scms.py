@@ -217,7 +217,7 @@ def test_variants_train_and_are_scored(network):
     cell = scm_cells.cell("rff_in", 4, 20, 2, rows=2)
     rows = pd.DataFrame(scm_training.variant_rows("condfip.E4", ("softmax_mask", "rff_only"), base, [cell]))
     assert set(rows["method"]) == {"condfip_softmax_mask", "condfip_softmax_mask_encoder", "condfip_rff_only", "condfip_rff_only_encoder"} and "rmse_noise_roots" in set(rows["metric"])
-    curve = scm_training.scale_curve([{"round": 10, "noise": [1.0], "decoder_lin_in": [0.5], "encoder_rff_in": [0.4]}], 16)
+    curve = scm_training.scale_curve({"scores": [{"round": 10, "noise": [1.0], "decoder_lin_in": [0.5], "encoder_rff_in": [0.4]}], "recipe": {"recipe": {"batch": 16}}})
     assert curve.to_dict("records") == [{"scms": 160, "head": "decoder", "family": "lin_in", "rmse_noise": 0.5}, {"scms": 160, "head": "encoder", "family": "rff_in", "rmse_noise": 0.4}]
 
 

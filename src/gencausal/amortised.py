@@ -1,9 +1,9 @@
 r"""Training of Cond-FiP on streams of SCMs, each drawn fresh and seen once (spec cond_fip, sections 2.7 and 9).
 
-    python -m gencausal.amortised --preset cpu --checkpoint build/condfip/cpu.safetensors [--steps N] [--minutes M] [--seed S] [--publish FILE]
+    python -m gencausal.amortised --preset cpu --checkpoint build/condfip/cpu.safetensors [--steps N] [--minutes M] [--seed S] [--start FILE] [--publish FILE]
 
 A step draws SCMs of every family in equal parts, of one number of nodes and rows, standardises them, and takes the losses of `cond_fip.objective`. A killed or paused training goes on from its checkpoint and ends in
-the same weights as one that never stopped; the number of steps is part of its identity, as the learning rate falls along a cosine to zero at the last.
+the same weights as one that never stopped; the number of steps is part of its identity, as the learning rate falls along a cosine to zero at the last. `--start` begins from the weights of a finished training instead of random ones, with fresh SCMs of its own: so that trainings add up.
 
 The held-out score is the error of noise prediction, row RMSE in standardised units, on validation SCMs of a stream of their own; the averaged weights of the best score are kept.
 """
@@ -138,16 +138,17 @@ def noise_errors(model: CondFiP, cell: Cell, part: int = 8) -> dict[str, torch.T
     return {name: torch.cat(values) for name, values in found.items()}
 
 
-def identity(recipe: Recipe, seed: int) -> dict:
-    """The configuration of a training: recipe, seed, and the code that decides its outcome."""
-    return {"recipe": asdict(recipe), "seed": seed, "code": code_hash(networks, objective, attention, scms, scm_graphs)}
+def identity(recipe: Recipe, seed: int, start: Path | None = None) -> dict:
+    """The configuration of a training: recipe, seed, the code that decides its outcome, and the SHA-256 of the weights it starts from, if any."""
+    begun = {} if start is None else {"start": hashlib.sha256(start.read_bytes()).hexdigest()}
+    return {"recipe": asdict(recipe), "seed": seed, "code": code_hash(networks, objective, attention, scms, scm_graphs)} | begun
 
 
 def train(recipe: Recipe, seed: int = 0, device: torch.device | str = "cpu", checkpoint: Path | None = None, minutes: float | None = None, score_every: int = 500, say: Callable[[str], None] | None = None,
-          encoder: CondFiP | None = None) -> tuple[Trained, float]:
+          encoder: CondFiP | None = None, start: Path | None = None) -> tuple[Trained, float]:
     """Train `recipe`; the result (`modules["condfip"]`) and the share of the time that drawing SCMs took.
 
-    minutes: raises `Paused` after so long; call again with the same arguments to go on. say: called with a line at every score. encoder: for stage `decoder`, the network whose encoder is taken over.
+    minutes: raises `Paused` after so long; call again with the same arguments to go on. say: called with a line at every score. encoder: for stage `decoder`, the network whose encoder is taken over. start: a file of `save` to begin from.
     """
     model = make(recipe, seed, device)
     if recipe.stage == "decoder":
@@ -157,7 +158,14 @@ def train(recipe: Recipe, seed: int = 0, device: torch.device | str = "cpu", che
         model.encoder.requires_grad_(False)
     if recipe.stage == "encoder":
         model.decoder.requires_grad_(False)
-    stream = Stream(recipe, seeding.generator(seed, "condfip-training", device=device))
+    before = 0
+    if start is not None:
+        begun, meta = load(start, device)
+        if begun.sizes != recipe.sizes:
+            raise checks.InputError(f"{start.name} holds a network of other sizes than the recipe's; name one of the same preset.")
+        model.load_state_dict(begun.state_dict())
+        before = scms_seen(meta)
+    stream = Stream(recipe, seeding.generator(seed, "condfip-training", *([before] if before else []), device=device))
     cells, started, calls = validation_cells(recipe, device), time.monotonic(), 0
 
     def loss() -> dict[str, torch.Tensor]:
@@ -178,7 +186,7 @@ def train(recipe: Recipe, seed: int = 0, device: torch.device | str = "cpu", che
         return {"noise": first} | errors
 
     player = Player(model, loss, recipe.lr, recipe.betas, average=recipe.average, stacked=False)
-    trained = fit({"condfip": player}, recipe.steps, [stream.rng], config=identity(recipe, seed), seed=seed, warmup=recipe.warmup, score=score, score_every=score_every, checkpoint=checkpoint, checkpoint_seconds=60.0, label="condfip")
+    trained = fit({"condfip": player}, recipe.steps, [stream.rng], config=identity(recipe, seed, start), seed=seed, warmup=recipe.warmup, score=score, score_every=score_every, checkpoint=checkpoint, checkpoint_seconds=60.0, label="condfip")
     return trained, stream.seconds / max(time.monotonic() - started, 1e-9)
 
 
@@ -192,12 +200,29 @@ def beyond(model: CondFiP, count: int = 30, tables: tuple[tuple[int, int], ...] 
     return found
 
 
-def save(path: Path, model: CondFiP, recipe: Recipe, trained: Trained, about: str, seed: int = 0, measured: dict[str, float] | None = None) -> Path:
-    """Write the weights in half precision with recipe and log; `load` gives the network back. measured: of `beyond`."""
+def scms_seen(meta: dict) -> int:
+    """SCMs behind the weights whose meta data are `meta`, those of the training it started from included."""
+    return meta["rounds"] * meta["recipe"]["recipe"]["batch"] + meta.get("before", {}).get("scms", 0)
+
+
+def seconds_spent(meta: dict) -> float:
+    """Seconds of training behind the same weights."""
+    return meta["seconds"] + meta.get("before", {}).get("seconds", 0)
+
+
+def scores_by_scms(meta: dict) -> list[dict]:
+    """Held-out scores of the whole way to the same weights, each with the SCMs seen until then (`scms`)."""
+    before, batch = meta.get("before", {}), meta["recipe"]["recipe"]["batch"]
+    return before.get("scores", []) + [entry | {"scms": entry["round"] * batch + before.get("scms", 0)} for entry in meta["scores"]]
+
+
+def save(path: Path, model: CondFiP, recipe: Recipe, trained: Trained, about: str, seed: int = 0, measured: dict[str, float] | None = None, start: Path | None = None) -> Path:
+    """Write the weights in half precision with recipe and log; `load` gives the network back. measured: of `beyond`. start: the file that the training began from; its log stays with the weights."""
     tensors = {name: value.detach().half() for name, value in model.named_parameters()}
-    code = identity(recipe, seed)
+    code = identity(recipe, seed, start)
+    earlier = {} if start is None else {"before": {"scms": scms_seen(first := load(start)[1]), "seconds": round(seconds_spent(first), 1), "scores": scores_by_scms(first)}}
     meta = {"config": config_hash(code), "kind": "condfip", "format": FORMAT, "about": about, "recipe": code, "scores": trained.scores, "best_score": trained.best_score.tolist(), "best_round": trained.best_round.tolist(),
-            "rounds": trained.rounds, "seconds": round(trained.seconds, 1), "precision": "half", "measured": measured or {}}
+            "rounds": trained.rounds, "seconds": round(trained.seconds, 1), "precision": "half", "measured": measured or {}} | earlier
     save_state(path, tensors, meta)
     return path
 
@@ -237,7 +262,7 @@ def readme(folder: Path) -> str:
     for file in sorted(folder.glob("*.safetensors")):
         meta = load(file)[1]
         last = meta["scores"][-1]
-        text += [f"## {file.name}\n", f"- {meta['about']}; {meta['rounds']} steps, {meta['seconds'] / 60:.0f} minutes; held-out noise error of the kept step {meta['best_score'][0]:.4g}",
+        text += [f"## {file.name}\n", f"- {meta['about']}; {scms_seen(meta):,} models seen, {seconds_spent(meta) / 60:.0f} minutes; the last training {meta['rounds']} steps, held-out noise error of the kept step {meta['best_score'][0]:.4g}",
                  "- At the last step: " + ", ".join(f"{name.replace('_', ' ', 1)} {value[0]:.4f}" for name, value in last.items() if name.startswith(("decoder_", "encoder_"))),
                  "- Beyond its sizes (noise error of the decoder, one pass, mean over 30 models each): " + (", ".join(f"{name} {value:.3f}" for name, value in meta["measured"].items()) or "not measured"), f"- Recipe: `{json.dumps(meta['recipe'])}`",
                  f"- Bytes {file.stat().st_size}, SHA-256 `{hashlib.sha256(file.read_bytes()).hexdigest()}`\n"]
@@ -259,6 +284,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--minutes", type=float, help="pause after so long")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--start", type=Path, help="weights of a finished training to begin from")
     parser.add_argument("--publish", type=Path, help="file for the weights once the training has ended")
     arguments = parser.parse_args(argv)
     recipe = PRESETS[arguments.preset]
@@ -266,14 +292,14 @@ def main(argv: list[str] | None = None) -> int:
     arguments.checkpoint.parent.mkdir(parents=True, exist_ok=True)
     say = lambda line: print(line, flush=True)  # noqa: E731
     try:
-        trained, share = train(recipe, arguments.seed, arguments.device, arguments.checkpoint, arguments.minutes, score_every=250, say=say)
+        trained, share = train(recipe, arguments.seed, arguments.device, arguments.checkpoint, arguments.minutes, score_every=250, say=say, start=arguments.start)
     except Paused as pause:
         say(f"{pause} Run the same command again to go on.")
         return 0
     say(f"Done: best score {trained.best_score.item():.4f} at step {trained.best_round.item()}, {trained.seconds / 60:.0f} minutes in all, drawing {100 * share:.1f} % of the last part.")
     if arguments.publish:
         model = trained.modules["condfip"]
-        save(arguments.publish, model, recipe, trained, f"preset {arguments.preset}", arguments.seed, beyond(model))
+        save(arguments.publish, model, recipe, trained, f"preset {arguments.preset}", arguments.seed, beyond(model), arguments.start)
         paths.write_whole(arguments.publish.with_name("README.md"), readme(arguments.publish.parent))
     return 0
 

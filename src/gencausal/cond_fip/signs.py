@@ -37,26 +37,18 @@ class SignAveraged(nn.Module):
         self.network, self.count, self.ranks = network, count, ranks
         self._signs(1 if ranks is None else len(ranks), torch.empty(0))
 
-    def condition(self, context: torch.Tensor, adjacency: torch.Tensor) -> Condition:
-        """As `CondFiP.condition`, for the B x count reflected data sets."""
-        return self.network.condition(self._reflect(context), self._repeat(adjacency))
+    def condition(self, context: torch.Tensor, adjacency: torch.Tensor) -> list[Condition]:
+        """As `CondFiP.condition`, of each reflection. One after the other: on a CPU eight data sets at once take longer, as their maps of attention leave the cache."""
+        return [self.network.condition(context * s, adjacency) for s in self._signs(context.shape[-1], context)]
 
-    def mechanism(self, z: torch.Tensor, condition: Condition, nodes: list[int] | None = None) -> torch.Tensor:
+    def mechanism(self, z: torch.Tensor, condition: list[Condition], nodes: list[int] | None = None) -> torch.Tensor:
         """T(z), [B, m, d], at any rows `z [B, m, d]`; at `nodes` alone [B, m, len(nodes)]."""
-        return self._mean(self.network.mechanism(self._reflect(z), condition, nodes), slice(None) if nodes is None else nodes, z.shape[-1])
+        at = slice(None) if nodes is None else nodes
+        return sum(s[at] * self.network.mechanism(z * s, part, nodes) for s, part in zip(self._signs(z.shape[-1], z), condition)) / self.count
 
     def encoder_mechanism(self, x: torch.Tensor, adjacency: torch.Tensor) -> torch.Tensor:
         """F at the rows `x [B, n, d]`, which are their own context: [B, n, d]."""
-        return self._mean(self.network.encoder_mechanism(self._reflect(x), self._repeat(adjacency)), slice(None), x.shape[-1])
+        return sum(s * self.network.encoder_mechanism(x * s, adjacency) for s in self._signs(x.shape[-1], x)) / self.count
 
     def _signs(self, d: int, like: torch.Tensor) -> torch.Tensor:
-        return walsh(self.count, torch.arange(d) if self.ranks is None else torch.tensor(self.ranks)).to(like)[:, None]
-
-    def _repeat(self, x: torch.Tensor) -> torch.Tensor:
-        return x.repeat_interleave(self.count, 0)
-
-    def _reflect(self, x: torch.Tensor) -> torch.Tensor:
-        return (x[:, None] * self._signs(x.shape[-1], x)).flatten(0, 1)
-
-    def _mean(self, made: torch.Tensor, nodes: slice | list[int], d: int) -> torch.Tensor:
-        return (made.unflatten(0, (-1, self.count)) * self._signs(d, made)[..., nodes]).mean(1)
+        return walsh(self.count, torch.arange(d) if self.ranks is None else torch.tensor(self.ranks)).to(like)

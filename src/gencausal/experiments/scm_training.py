@@ -70,7 +70,7 @@ def card(found: dict[int, tuple[CondFiP, dict]]) -> pd.DataFrame:
         recipe, best = meta["recipe"]["recipe"], meta["best_round"]
         best = int(best[0] if isinstance(best, list) else best)
         scores = next((entry for entry in meta["scores"] if entry["round"] == best), {})
-        rows.append({"seed": seed, "weights": sum(p.numel() for p in network.parameters()), "steps": recipe["steps"], "SCMs": recipe["steps"] * recipe["batch"], "hours": meta["seconds"] / 3600}
+        rows.append({"seed": seed, "weights": sum(p.numel() for p in network.parameters()), "last training's steps": recipe["steps"], "SCMs": amortised.scms_seen(meta), "hours": amortised.seconds_spent(meta) / 3600}
                     | {name.replace("_", " ", 1): value[0] for name, value in scores.items() if name.startswith(("decoder_", "encoder_"))})
     return pd.DataFrame(rows)
 
@@ -113,11 +113,11 @@ def variant_rows(experiment: str, names: tuple[str, ...], base: Recipe, cells: l
     return made
 
 
-def scale_curve(scores: list[dict], batch: int) -> pd.DataFrame:
-    """E16 from the log of a training (`Trained.scores`, or the meta data of a published file): columns scms, head, family, rmse_noise."""
+def scale_curve(meta: dict) -> pd.DataFrame:
+    """E16 from the log of the trainings behind weights (`amortised.load`): columns scms, head, family, rmse_noise."""
     rows = []
-    for entry in scores:
+    for entry in amortised.scores_by_scms(meta):
         for name, (value,) in ((k, v) for k, v in entry.items() if k.startswith(("decoder_", "encoder_"))):
             head, family = name.split("_", 1)
-            rows.append({"scms": entry["round"] * batch, "head": head, "family": family, "rmse_noise": value})
+            rows.append({"scms": entry["scms"], "head": head, "family": family, "rmse_noise": value})
     return pd.DataFrame(rows)
