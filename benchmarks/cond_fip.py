@@ -6,6 +6,7 @@
     C5   a new data set d = 10: the context of 400 rows embedded (0.48 s)                 C10  whole generation of 400 rows, d = 20, the context embedded once (25 s)
     N10  the published preset `cpu`: inference on a new table, d = 10, 400 rows, noise of 400 query rows included, over the eight reflections of `estimators.CondFiP`
     N10p the same in one pass
+    F10  FiP fitted to one data set of as many nodes and rows: what N10 saves
     check   the largest difference between half and full precision, and between the decoder and the plain formula in full precision
 
 Each piece runs in a process of its own, so that its peak memory is its own. Normal data, a random triangular graph with edge probability min(1, 4 / (d - 1)), as there.
@@ -21,9 +22,11 @@ import torch
 
 from gencausal import amortised, seeding
 from gencausal.cond_fip import CondFiP, SignAveraged, fixed_point, levels, losses, steps_needed, sweep
+from gencausal.data import scm_cells
+from gencausal.scm_models.fip import FiP, FiPConfig
 from gencausal.training import Player
 
-PIECES = ("C1", "C2", "C3", "C4", "C5", "C10", "C10s", "N10", "N10p", "check")
+PIECES = ("C1", "C2", "C3", "C4", "C5", "C10", "C10s", "N10", "N10p", "F10", "check")
 SIZES = amortised.PRESETS["paper"].sizes
 
 
@@ -78,6 +81,11 @@ def new_table(signs: int):
     return torch.no_grad()(lambda: query - model.mechanism(query, model.condition(x, adjacency)))
 
 
+def fitted():
+    cell = scm_cells.cell("rff_in", 10, 400, 1)
+    return lambda: FiP(FiPConfig(), 0).fit(cell.context, cell.adjacency)
+
+
 def check():
     """Prints differences, relative to the largest output; `plain` is the decoder written out, as in tests/test_cond_fip.py."""
     sys.path.insert(0, "tests")
@@ -109,11 +117,11 @@ def main() -> None:
         return
     torch.set_num_threads(arguments.threads)
     (piece,) = arguments.pieces
-    half = not arguments.full_precision and piece not in ("N10", "N10p")
+    half = not arguments.full_precision and piece not in ("N10", "N10p", "F10")
     if piece == "check":
         return check()
     run = {"C1": lambda: training_step(4, 400, 20, "encoder", half), "C2": lambda: training_step(8, 100, 10, "encoder", half), "C3": lambda: training_step(4, 400, 20, "decoder", half),
-           "C4": lambda: training_step(8, 100, 10, "decoder", half), "C5": lambda: embedding(half), "C10": lambda: generation(20, half), "C10s": lambda: generation(20, half, True), "N10": lambda: new_table(8), "N10p": lambda: new_table(1)}[piece]()
+           "C4": lambda: training_step(8, 100, 10, "decoder", half), "C5": lambda: embedding(half), "C10": lambda: generation(20, half), "C10s": lambda: generation(20, half, True), "N10": lambda: new_table(8), "N10p": lambda: new_table(1), "F10": fitted}[piece]()
     run()
     times = []
     for _ in range(arguments.repeats):
