@@ -102,13 +102,15 @@ depth = scm_fixed_point.error_by_depth(first, cell)
 growth = scm_fixed_point.propagation(first, cell)
 fig, axes = figures.new(height=2.8)
 for level, (name, place_) in enumerate((("true parents", 0), ("generated parents", 1))):
-    axes.plot(list(depth), [values[place_] for values in depth.values()], marker="os"[level], color=figures.PALETTE[level], label=name)
+    at, intervals = zip(*((k + 0.08 * level, scm_tables.mean_interval(values[place_], f"depth {k}")) for k, values in depth.items()))
+    mean = np.array([i.mean for i in intervals])
+    axes.errorbar(at, mean, yerr=[mean - [i.low for i in intervals], [i.high for i in intervals] - mean], marker="os"[level], color=figures.PALETTE[level], capsize=2, label=name)
 axes.set_xlabel("depth of the node (edges of the longest path to it)")
 axes.set_ylabel("mean absolute error, sd")
 axes.set_xticks(list(depth))
 axes.legend(frameon=False)
 deepest = max(depth)
-figures.show(fig, alt=f"Mean absolute error by depth: with true parents {depth[0][0]:.2g} at roots and {depth[deepest][0]:.2g} at depth {deepest}, with generated parents {depth[deepest][1]:.2g} there.", caption=f"First training, {models} nonlinear models; few nodes stand deepest. Largest singular value of the map from noise to data: median {np.median(growth):.2g}, largest {growth.max():.2g}.")
+figures.show(fig, alt=f"Mean absolute error by depth: with true parents {depth[0][0].mean():.2g} at roots and {depth[deepest][0].mean():.2g} at depth {deepest}, with generated parents {depth[deepest][1].mean():.2g} there.", caption=f"First training, means over those of {models} nonlinear models that have nodes so deep ({len(depth[deepest][0])} at the deepest), 95 % bootstrap intervals over models (none for one). Largest singular value of the map from noise to data: median {np.median(growth):.2g}, largest {growth.max():.2g}.")
 
 # %% [markdown]
 # ## What the network needs: `condfip.E4`

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from gencausal import amortised, checks, seeding
-from gencausal.data import ecoli70, regulatory, scm_cells, scms
+from gencausal.data import ecoli70, regulatory, scm_cells, scm_graphs, scms
 from gencausal.data.scm_equations import csuite
 from gencausal.experiments import scm_calibration, scm_fixed_point, scm_laws, scm_methods, scm_published, scm_tables, scm_training
 from gencausal.scm_metrics import row_rmse
@@ -118,7 +118,11 @@ def test_termination_of_the_fixed_point(network, cell):
     changes = scm_fixed_point.counter_examples(network, cell, 8)
     assert changes["graph"][-1] == 0 and changes["diagonal"][5] > 0 and changes["no mask"][5] > 0
     depth = scm_fixed_point.error_by_depth(network, cell)
-    assert depth[0][0] == pytest.approx(depth[0][1], rel=1e-4) and len(depth) > 2
+    assert depth[0][0] == pytest.approx(depth[0][1], rel=1e-4) and len(depth) > 2 and len(depth[0][0]) == len(cell), "every model has roots, and nothing is inherited there"
+    assert [len(own) for own, _ in depth.values()] == [int((scm_graphs.longest_path(cell.adjacency) == k).any(1).sum()) for k in depth]
+    exact = scm_fixed_point.error_by_depth(network, dataclasses.replace(cell, query_noise=cell.query))
+    values = network.mechanism(cell.query, network.condition(cell.context, cell.adjacency)).abs().mean(1)
+    assert exact[0][0] == pytest.approx([row[~graph.any(0)].mean().item() for row, graph in zip(values, cell.adjacency)], rel=1e-4), "with the data for noise the error is T itself"
     assert (scm_fixed_point.propagation(network, cell, 2) >= 1 - 1e-4).all()
     empty = dataclasses.replace(cell, adjacency=torch.zeros_like(cell.adjacency))
     assert scm_fixed_point.propagation(network, empty, 2) == pytest.approx(1), "without edges the data are the noise and a constant"
@@ -206,6 +210,10 @@ def test_sachs_and_ecoli_cells():
     assert {name: len(regulatory.edges(name)) for name in regulatory.FILES} == {"ecoli": 3758, "yeast": 12_873}
     made = scm_cells.from_scms("ecoli70_n100", ecoli70.load()[0], 100, interventions=3, rows=5)
     found = scm_methods.errors(scm_methods.fit("ols", made), made)
+    rows = pd.DataFrame(scm_laws.gene_rows([first], ("ols", "zero_mechanism"), None))
+    assert set(rows["unit"]) == {"split 0"} and set(rows["dataset"]) == {"ecoli70"} and {"rmse_noise", "rmse_generation", "tv_node", "tv_joint", "tv_marginal"} == set(rows["metric"])
+    node = rows[rows["metric"] == "tv_node"].set_index("method")["value"]
+    assert node["ols"] < node["zero_mechanism"], "least squares has the right form"
     assert found["rmse_noise"][0] < 0.2 and row_rmse(made.query_noise.numpy(), made.query.numpy())[0] > 0.3
 
 

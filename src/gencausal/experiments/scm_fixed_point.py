@@ -69,15 +69,16 @@ def counter_examples(network: CondFiP, cell: Cell, steps: int = 30) -> dict[str,
 
 
 @torch.no_grad()
-def error_by_depth(network: CondFiP, cell: Cell) -> dict[int, tuple[float, float]]:
-    """E5 (e): by the depth of a node, mean absolute error of T at true parents, and of the generated value, whose parents are generated too."""
+def error_by_depth(network: CondFiP, cell: Cell) -> dict[int, tuple[np.ndarray, np.ndarray]]:
+    """E5 (e): by the depth of a node, mean absolute error of T at true parents, and of the generated value, whose parents are generated too; one number an SCM that has nodes so deep."""
     cell = _beside(cell, network)
     condition = network.condition(cell.context, cell.adjacency)
     mechanism = lambda z: network.mechanism(z, condition)  # noqa: E731
     local = (mechanism(cell.query) - (cell.query - cell.query_noise)).abs().mean(1)
     made = (fixed_point(mechanism, cell.query_noise, steps_needed(cell.adjacency)) - cell.query).abs().mean(1)
     depth = scm_graphs.longest_path(cell.adjacency)
-    return {k: (local[depth == k].mean().item(), made[depth == k].mean().item()) for k in range(int(depth.max()) + 1)}
+    by_model = lambda values, k: values.where(depth == k, torch.nan).nanmean(1)[(depth == k).any(1)].cpu().numpy()  # noqa: E731
+    return {k: (by_model(local, k), by_model(made, k)) for k in range(int(depth.max()) + 1)}
 
 
 def propagation(network: CondFiP, cell: Cell, rows: int = 5) -> np.ndarray:

@@ -95,6 +95,17 @@ def ecoli_cells(context: int = 400, draws: int = 5) -> list[Cell]:
     return [scm_cells.from_scms(f"ecoli70_n{context}", ecoli70.load()[0], context, draw, interventions=10) for draw in range(draws)]
 
 
+def gene_rows(cells: list[Cell], methods: tuple[str, ...], network: CondFiP | None, seed: int = 0) -> list[dict]:
+    """E11 on `ecoli_cells`, whose truth is known: errors and total variation (Eq. anm-density), one table a unit."""
+    made = []
+    for split, cell in enumerate(cells):
+        for method in methods:
+            fitted = scm_methods.fit(method, cell, network)
+            found = scm_methods.errors(fitted, cell, interventions=False) | variation(fitted, cell)
+            made += [row | {"unit": f"split {split}"} for row in scm_methods.rows("condfip.E11", cell, fitted, found, seed if method in scm_methods.AMORTISED else 0, "ecoli70") if row["metric"] != "seconds"]
+    return made
+
+
 def sachs_cells(context: int = 400, splits: int = 5) -> dict[str, list[Cell]]:
     """Sachs, two graphs, raw and ln(x + 10): `sachs_consensus_raw` and so on, one cell a split."""
     found = {}

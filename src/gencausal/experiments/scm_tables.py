@@ -61,7 +61,12 @@ def paired(found: pd.DataFrame | list[dict], dataset: str, metric: str, a: str, 
 def spread(found: pd.DataFrame, dataset: str, method: str, metric: str) -> metrics.Interval:
     """Mean over SCMs (training seeds averaged first) with its 95 % bootstrap interval; ends NaN where there is one SCM."""
     values = _of(found, dataset, method, metric).groupby("unit")["value"].mean().to_numpy()
-    return metrics.bootstrap_mean(values, seeding.numpy_generator(0, "spread", dataset, metric, method)) if len(values) > 1 else metrics.Interval(float(values.mean()), float("nan"), float("nan"), len(values))
+    return mean_interval(values, dataset, metric, method)
+
+
+def mean_interval(values: np.ndarray, *stream: str) -> metrics.Interval:
+    """Mean of `values [n]`, one an SCM, with its 95 % bootstrap interval; ends NaN where there is one. stream: names the draws."""
+    return metrics.bootstrap_mean(values, seeding.numpy_generator(0, "spread", *stream)) if len(values) > 1 else metrics.Interval(float(values.mean()), float("nan"), float("nan"), len(values))
 
 
 def spread_of_seeds(found: pd.DataFrame, dataset: str, method: str, metric: str) -> dict[str, float]:
