@@ -137,7 +137,7 @@ results.claim("condfip.C6")
 # %% [markdown]
 # ## Larger mechanisms, larger noise: `condfip.E9`
 #
-# **Design.** The nonlinear held-out family with its mechanisms, or its noise, so many times as large. Everything is standardised afterwards. Each size has causal models of its own. The paper's error stays flat for mechanisms (0.10 to 0.18 over all sizes) and grows with noise.
+# **Design.** The nonlinear held-out family with its mechanisms, or its noise, so many times as large. The models are the same at every size, up to that factor, and everything is standardised afterwards. The paper's error stays flat for mechanisms (0.10 to 0.18 over all sizes) and grows with noise.
 
 # %%
 shifts = {what: scm_tables.shifted_cells(("rff_out",), what, tuple(severities), nodes, context, models) for what in ("mechanism", "noise")}

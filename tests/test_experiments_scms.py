@@ -167,8 +167,10 @@ def test_forks_shifts_and_csuite(network):
     assert at["condfip_factual_few"] != at["condfip_factual_rows"] != at["condfip_fresh_rows"]
     same = pd.DataFrame(scm_tables.fork_rows("rff_in", 3, 100, 2, (), network)).query("metric == 'rmse_intervention'").groupby("method")["value"].mean()
     assert same["condfip_factual_few"] == same["condfip_factual_rows"], "with a context as long as the intervention, few are all"
-    names = [c.name for c in scm_tables.shifted_cells(("rff_out",), "noise", (1, 5), 3, 20, 2)]
-    assert names == ["rff_out_noise_1_d3_n20", "rff_out_noise_5_d3_n20"]
+    once, more = scm_tables.shifted_cells(("rff_out",), "noise", (1, 5), 3, 20, 2)
+    assert (once.name, more.name) == ("rff_out_noise_1_d3_n20", "rff_out_noise_5_d3_n20") and torch.equal(once.adjacency, more.adjacency)
+    torch.testing.assert_close(more.do_noise * more.scale.sd, 5 * once.do_noise * once.scale.sd)
+    torch.testing.assert_close(once.query, scm_cells.cell("rff_out", 3, 20, 2).query, msg="the family itself")
     cells = scm_tables.csuite_cells(30)
     assert len(cells) == 19 and cells[0].name == "csuite_lingauss_n30" and cells[-1].name == "csuite_weak_arrow_gmm6_n30" and cells[-1].d == 9
     fitted = scm_methods.fit("ols", cells[0])

@@ -28,8 +28,8 @@ def main_cells(families: tuple[str, ...], sizes: tuple[tuple[int, int], ...], st
 
 
 def shifted_cells(families: tuple[str, ...], what: str, alphas: tuple[float, ...], d: int, n: int, stack: int, seed: int = 0) -> list[Cell]:
-    """E9: the same families with mechanism or noise alpha times as large; cells are named `rff_out_mechanism_5_d10_n400`."""
-    return [scm_cells.cell(replace(FAMILIES[family].shifted(alpha, what), name=f"{family}_{what}_{alpha:g}"), d, n, stack, seed) for family in families for alpha in alphas]
+    """E9: the cells of the families with mechanism or noise of the very same models alpha times as large; cells are named `rff_out_mechanism_5_d10_n400`."""
+    return [replace(scm_cells.cell(FAMILIES[family].shifted(alpha, what), d, n, stack, seed), name=f"{family}_{what}_{alpha:g}_d{d}_n{n}") for family in families for alpha in alphas]
 
 
 def csuite_cells(n: int = 400, mixtures: bool = True, seed: int = 0) -> list[Cell]:
