@@ -4,7 +4,7 @@
     C3   decoder training step, 200 context and 200 query rows, d = 20 (8.9 s, 5.5 GiB)   C4   8 data sets, 50 + 50 rows, d = 10 (2.3 s)
     C10s the same, each node once, level by level
     C5   a new data set d = 10: the context of 400 rows embedded (0.48 s)                 C10  whole generation of 400 rows, d = 20, the context embedded once (25 s)
-    N10  the published preset `cpu`: inference on a new table, d = 10, 400 rows, noise of 400 query rows included, over the eight reflections of `estimators.CondFiP`
+    N10  `estimators.CondFiP.infer` on a new table, d = 10, 400 rows, their noise included, over its eight reflections
     N10p the same in one pass
     F10  FiP fitted to one data set of as many nodes and rows: what N10 saves
     check   the largest difference between half and full precision, and between the decoder and the plain formula in full precision
@@ -18,9 +18,11 @@ import subprocess
 import sys
 import time
 
+import networkx as nx
+import pandas as pd
 import torch
 
-from gencausal import amortised, seeding
+from gencausal import amortised, estimators, seeding
 from gencausal.cond_fip import CondFiP, SignAveraged, fixed_point, levels, losses, steps_needed, sweep
 from gencausal.data import scm_cells
 from gencausal.scm_models.fip import FiP, FiPConfig
@@ -74,11 +76,11 @@ def embedding(half: bool):
 
 
 def new_table(signs: int):
-    network = amortised.make(amortised.PRESETS["cpu"], 0).requires_grad_(False)
-    network.half = False
-    model = SignAveraged(network, signs)
-    x, query, adjacency = data(1, 400, 10)
-    return torch.no_grad()(lambda: query - model.mechanism(query, model.condition(x, adjacency)))
+    cell = scm_cells.cell("rff_in", 10, 400, 1)
+    names = [f"x{j}" for j in range(10)]
+    table, graph = pd.DataFrame(cell.context[0].double().numpy(), columns=names), nx.relabel_nodes(nx.from_numpy_array(cell.adjacency[0].int().numpy(), create_using=nx.DiGraph), dict(enumerate(names)))
+    model = estimators.CondFiP.from_checkpoint()
+    return lambda: model.infer(table, graph, signs).residuals
 
 
 def fitted():
