@@ -4,7 +4,7 @@
     C3   decoder training step, 200 context and 200 query rows, d = 20 (8.9 s, 5.5 GiB)   C4   8 data sets, 50 + 50 rows, d = 10 (2.3 s)
     C10s the same, each node once, level by level
     C5   a new data set d = 10: the context of 400 rows embedded (0.48 s)                 C10  whole generation of 400 rows, d = 20, the context embedded once (25 s)
-    N10  `estimators.CondFiP.infer` on a new table, d = 10, 400 rows, their noise included, over its eight reflections
+    N10  `estimators.CondFiP.infer` on a new table, d = 10, 400 rows, their noise included, over its four reflections
     N10p the same in one pass
     F10  FiP fitted to one data set of as many nodes and rows: what N10 saves
     check   the largest difference between half and full precision, and between the decoder and the plain formula in full precision
@@ -23,7 +23,7 @@ import pandas as pd
 import torch
 
 from gencausal import amortised, estimators, seeding
-from gencausal.cond_fip import CondFiP, SignAveraged, fixed_point, levels, losses, steps_needed, sweep
+from gencausal.cond_fip import REFLECTIONS, CondFiP, fixed_point, levels, losses, steps_needed, sweep
 from gencausal.data import scm_cells
 from gencausal.scm_models.fip import FiP, FiPConfig
 from gencausal.training import Player
@@ -123,7 +123,7 @@ def main() -> None:
     if piece == "check":
         return check()
     run = {"C1": lambda: training_step(4, 400, 20, "encoder", half), "C2": lambda: training_step(8, 100, 10, "encoder", half), "C3": lambda: training_step(4, 400, 20, "decoder", half),
-           "C4": lambda: training_step(8, 100, 10, "decoder", half), "C5": lambda: embedding(half), "C10": lambda: generation(20, half), "C10s": lambda: generation(20, half, True), "N10": lambda: new_table(8), "N10p": lambda: new_table(1), "F10": fitted}[piece]()
+           "C4": lambda: training_step(8, 100, 10, "decoder", half), "C5": lambda: embedding(half), "C10": lambda: generation(20, half), "C10s": lambda: generation(20, half, True), "N10": lambda: new_table(REFLECTIONS), "N10p": lambda: new_table(1), "F10": fitted}[piece]()
     run()
     times = []
     for _ in range(arguments.repeats):

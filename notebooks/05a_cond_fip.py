@@ -201,11 +201,11 @@ results.claim("condfip.C2.simple")
 results.claim("condfip.C2.out")
 
 # %% [markdown]
-# **A gain that needs no training** (ours). A causal model stays one when a column changes sign, and the network has seen as many of either sign. So its answer should change sign with the column, and does so only nearly. Averaged over $K = 8$ reflections $s_k$ of the columns, with balanced signs in each column and in all but a few pairs of columns,
+# **A gain that needs no training** (ours). A causal model stays one when a column changes sign, and the network has seen as many of either sign. So its answer should change sign with the column, and does so only nearly. Averaged over $K = 4$ reflections $s_k$ of the columns, with balanced signs in each column and in most pairs of columns,
 #
 # $$T(z, D, G) = \frac{1}{K} \sum_k s_k \, T_0(s_k z, s_k D, G),$$
 #
-# it does so exactly for these eight (`Eq. signs`), at eight times the cost of a pass. By convexity its error is, in the mean over the reflected problems, no larger; by how much it is smaller is to be measured. First on validation models, where the number was chosen, then on the cells above.
+# it does so exactly for these four (`Eq. signs`), at four times the cost of a pass. By convexity its error is, in the mean over the reflected problems, no larger; by how much it is smaller is to be measured. First on validation models, where the number was chosen (twice as many cost twice as much and gain little more), then on the cells above.
 
 # %%
 figures.table(scm_training.reflections(networks, tuple(reflections), min(models, 24)))

@@ -10,6 +10,6 @@ r"""Cond-FiP: one network that infers the mechanisms of an additive-noise SCM fr
 from gencausal.cond_fip.inference import fixed_point, levels, steps_needed, sweep
 from gencausal.cond_fip.objective import losses, row_loss
 from gencausal.cond_fip.networks import Condition, CondFiP, Decoder, Encoder, Sizes
-from gencausal.cond_fip.signs import SignAveraged
+from gencausal.cond_fip.signs import REFLECTIONS, SignAveraged
 
-__all__ = ["CondFiP", "Condition", "Decoder", "Encoder", "SignAveraged", "Sizes", "fixed_point", "levels", "losses", "row_loss", "steps_needed", "sweep"]
+__all__ = ["REFLECTIONS", "CondFiP", "Condition", "Decoder", "Encoder", "SignAveraged", "Sizes", "fixed_point", "levels", "losses", "row_loss", "steps_needed", "sweep"]

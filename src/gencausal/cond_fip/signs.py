@@ -15,11 +15,13 @@ from torch import nn
 from gencausal import checks
 from gencausal.cond_fip.networks import Condition, CondFiP
 
+REFLECTIONS = 4  # by default: on validation models twice as many cost twice as much and gain little more (notebook 05a)
+
 
 def walsh(count: int, ranks: torch.Tensor) -> torch.Tensor:
     """`count` sign vectors of the columns with the numbers `ranks [d]`, [count, d] of -1 and 1; the first is all ones. Raises InputError unless count is a power of two."""
     if count < 1 or count & (count - 1):
-        raise checks.InputError(f"signs is {count} but must be a power of two, such as 1 or 8.")
+        raise checks.InputError(f"signs is {count} but must be a power of two, such as 1 or 4.")
     codes = 1 + ranks % max(count - 1, 1)
     common = torch.arange(count)[:, None] & codes
     odd = sum((common >> bit) & 1 for bit in range(count.bit_length())) % 2
@@ -32,13 +34,13 @@ class SignAveraged(nn.Module):
     ranks: j of every column in the codes above, by default its place; with ranks that move with the columns their order does not matter.
     """
 
-    def __init__(self, network: CondFiP, count: int = 8, ranks: list[int] | None = None):
+    def __init__(self, network: CondFiP, count: int = REFLECTIONS, ranks: list[int] | None = None):
         super().__init__()
         self.network, self.count, self.ranks = network, count, ranks
         self._signs(1 if ranks is None else len(ranks), torch.empty(0))
 
     def condition(self, context: torch.Tensor, adjacency: torch.Tensor) -> list[Condition]:
-        """As `CondFiP.condition`, of each reflection. One after the other: on a CPU eight data sets at once take longer, as their maps of attention leave the cache."""
+        """As `CondFiP.condition`, of each reflection. One after the other: on a CPU several data sets at once take longer, as their maps of attention leave the cache."""
         return [self.network.condition(context * s, adjacency) for s in self._signs(context.shape[-1], context)]
 
     def mechanism(self, z: torch.Tensor, condition: list[Condition], nodes: list[int] | None = None) -> torch.Tensor:

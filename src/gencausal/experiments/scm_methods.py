@@ -3,7 +3,7 @@ r"""One interface to everything that infers SCMs, for the experiments condfip.E1
     condfip            decoder alone: noise x - T(x), data node by node (Eq. levels), counterfactuals with its own noise (ours: the factual comes back exactly)
     condfip_encoder    noise by the encoder's head, the query rows in batches as large as the context, each its own context
     condfip_two_heads  the paper's way: noise by the encoder, data by the decoder
-    condfip_signs, condfip_encoder_signs   the first two averaged over eight reflections (Eq. signs, ours)
+    condfip_signs, condfip_encoder_signs   the first two averaged over four reflections (Eq. signs, ours)
     fip, ols, kernel_ridge, dowhy_gcm, zero_mechanism   fitted to the context of each data set (`scm_models`)
     ols_own, kernel_ridge_own   noise by a regression on the very rows that are asked about, in batches as large as the context: what the encoder is given; data as without `_own`
 
