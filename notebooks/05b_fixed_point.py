@@ -178,7 +178,7 @@ results.claim("condfip.C8.both")
 # %% [markdown]
 # ## How long it must learn: `condfip.E16`
 #
-# Held-out noise error against causal models seen, from the log of the training of the published network. The learning rate falls along a cosine, so the last part of a curve is steeper than a longer training's would be there.
+# Held-out noise error against causal models seen, from the log of the training of the published network. The learning rate falls along a cosine, so the last part of a curve is steeper than a longer training's would be there. A training that starts from the weights of another, as the published networks' second ones did, begins at the full rate again: the hump halfway.
 
 # %%
 curves = {seed: scm_training.scale_curve(meta) for seed, (_, meta) in trained.items()}
