@@ -103,7 +103,7 @@ def test_weights_survive_their_file(tmp_path):
 
 
 def test_trainings_add_up(tmp_path):
-    """A training that starts from the weights of another begins where that ended (no step at all gives the same weights), sees other SCMs, and counts what both have seen; another network's weights are refused."""
+    """A training that starts from the weights of another begins where that ended (a rate of zero gives the same weights), learns on, and counts what both have seen; another network's weights are refused."""
     recipe = replace(TINY, steps=3)
     first, _ = amortised.train(recipe, 5)
     one = amortised.save(tmp_path / "one.safetensors", first.modules["condfip"], recipe, first, "a test", 5)

@@ -72,7 +72,7 @@ def test_units_do_not_matter(path, data, model):
 
 
 def test_reflected_columns_reflect_the_answers(path, data):
-    """Eq. signs: `effect` in negative units has its noise negated, as one of the four reflections has just these columns turned; one pass differs."""
+    """Eq. signs: columns in negative units have their noise negated, as one of the four reflections has just these turned; one pass differs."""
     codes = {name: 1 + sorted(NAMES).index(name) % 3 for name in NAMES}
     turned = [name for name in NAMES if bin(codes[name] & 1).count("1") % 2]
     assert 0 < len(turned) < 4
